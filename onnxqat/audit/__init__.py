@@ -1,0 +1,1 @@
+"""Objections to a file, before deployment."""

@@ -1,0 +1,1 @@
+"""ONNX to torch and back."""

@@ -1,0 +1,1 @@
+"""Plain data and arithmetic; standard library and numpy only."""

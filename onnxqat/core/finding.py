@@ -1,0 +1,26 @@
+"""One objection of an audit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Severity(Enum):
+    """How bad a finding is, worst last."""
+
+    NOTE = "note"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What an audit rule objects to, where, and what to do about it."""
+
+    rule: str
+    severity: Severity
+    message: str
+    node: str | None = None
+    tensor: str | None = None
+    fix: str | None = None

@@ -1,0 +1,1 @@
+"""Batches of named arrays from files, folders and functions; no torch."""

@@ -1,0 +1,1 @@
+"""TensorRT and Polygraphy; nothing else in the package imports them."""

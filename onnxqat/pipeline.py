@@ -1,0 +1,1 @@
+"""The whole job: the stages in order."""

@@ -1,0 +1,1 @@
+"""Which edges get Q/DQ, by TensorRT's rules."""

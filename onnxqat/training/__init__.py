@@ -1,0 +1,1 @@
+"""Fine-tuning of a Q/DQ module against its FP32 teacher."""
