@@ -1,1 +1,68 @@
-"""Quantization-aware training of ONNX files for TensorRT."""
+"""Quantization-aware training of ONNX files for TensorRT.
+
+FP32 ONNX in, fine-tuned Q/DQ ONNX out. The stages are verbs over plain types, and each may be used
+alone; `onnxqat.run` is all of them in order. Importing this package loads none of them.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from onnxqat.version import __version__
+
+if TYPE_CHECKING:
+    from onnxqat.audit import audit
+    from onnxqat.bridge import OnnxModule, to_torch, write_back
+    from onnxqat.calibration import calibrate
+    from onnxqat.core.calibration import Calibration, TensorRange
+    from onnxqat.core.comparison import Comparison, LayerError
+    from onnxqat.core.engine_plan import EngineLayer, EnginePlan
+    from onnxqat.core.errors import OnnxqatError
+    from onnxqat.core.finding import Finding, Severity
+    from onnxqat.core.plan import Edge, Placement, QuantPlan, Skip
+    from onnxqat.core.spec import PerChannel, PerTensor, QuantDtype, QuantSpec, SharedSpec
+    from onnxqat.core.summary import Summary
+    from onnxqat.data import open_data
+    from onnxqat.engine import build, compare
+    from onnxqat.graph import Graph, extract, insert, load, prepare, save
+    from onnxqat.pipeline import run
+    from onnxqat.placement import place
+    from onnxqat.training import finetune
+
+_HOMES = {
+    "onnxqat.audit": ("audit",),
+    "onnxqat.bridge": ("OnnxModule", "to_torch", "write_back"),
+    "onnxqat.calibration": ("calibrate",),
+    "onnxqat.core.calibration": ("Calibration", "TensorRange"),
+    "onnxqat.core.comparison": ("Comparison", "LayerError"),
+    "onnxqat.core.engine_plan": ("EngineLayer", "EnginePlan"),
+    "onnxqat.core.errors": ("OnnxqatError",),
+    "onnxqat.core.finding": ("Finding", "Severity"),
+    "onnxqat.core.plan": ("Edge", "Placement", "QuantPlan", "Skip"),
+    "onnxqat.core.spec": ("PerChannel", "PerTensor", "QuantDtype", "QuantSpec", "SharedSpec"),
+    "onnxqat.core.summary": ("Summary",),
+    "onnxqat.data": ("open_data",),
+    "onnxqat.engine": ("build", "compare"),
+    "onnxqat.graph": ("Graph", "extract", "insert", "load", "prepare", "save"),
+    "onnxqat.pipeline": ("run",),
+    "onnxqat.placement": ("place",),
+    "onnxqat.training": ("finetune",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = ["__version__", *sorted(_HOME_OF)]  # noqa: PLE0604 -- the names come from the table
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its home on first use (PEP 562): an import of the package is light."""
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module 'onnxqat' has no attribute '{name}'")
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 from enum import Enum
 from functools import cache
@@ -14,6 +15,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 from onnxqat.core.errors import ConfigError
 
 T = TypeVar("T")
+_NOT_FINITE = ("inf", "-inf", "nan")
 
 
 def encode(value: Any) -> Any:
@@ -24,6 +26,8 @@ def encode(value: Any) -> Any:
         return value.value
     if isinstance(value, tuple | list):
         return [encode(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # JSON has no infinity
     return value
 
 
@@ -56,11 +60,15 @@ def _decode(kind: Any, value: Any) -> Any:
         return _decode_dataclass(kind, value)
     if isinstance(kind, type) and issubclass(kind, Enum):
         return kind(value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    if kind is float and (value in _NOT_FINITE or _is_int(value)):
         return float(value)
     if isinstance(kind, type) and isinstance(value, kind):
         return value
     raise ConfigError(f"expected {kind}, got {value!r}")
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _decode_dataclass(kind: type, value: dict[str, Any]) -> Any:

@@ -1,0 +1,52 @@
+"""What a run came to: one row a model, for the table that it prints and for summary.json."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """One model of the run. None where a thing was not measured."""
+
+    name: str
+    """FP32, PTQ or QAT."""
+    metric: float | None
+    """Task metric, 0 to 1."""
+    agreement: float | None
+    """Share (0 to 1) of samples with the FP32 model's top-1 class."""
+    sqnr_db: float | None
+    """The worst output's signal-to-quantization-noise ratio against FP32, in dB."""
+    int8_nodes: int | None
+    """Conv, ConvTranspose, Gemm and MatMul nodes that the compiled plan runs in INT8."""
+    heavy_nodes: int | None
+    """All such nodes."""
+    activation_bytes: int | None
+    """Bytes of activations that the compiled layers read and write."""
+    file_bytes: int
+
+
+@dataclass(frozen=True)
+class StageTime:
+    """Wall time of one stage."""
+
+    stage: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The evidence of one run in short; the long form lies in the files beside it."""
+
+    model: str
+    format: str
+    metric: str | None
+    samples: int
+    """Samples that the metric, agreement and error were measured on."""
+    target: str | None
+    """What the engines were compiled by and for; None where nothing was compiled."""
+    rows: tuple[ModelRow, ...]
+    times: tuple[StageTime, ...]
+    notes: tuple[str, ...]
+    """Sentences that the reader of the table has to know."""
+    interrupted: bool = False
