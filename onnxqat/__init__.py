@@ -51,11 +51,49 @@ _HOMES = {
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = ["__version__", *sorted(_HOME_OF)]  # noqa: PLE0604 -- the names come from the table
+__all__ = [
+    "Calibration",
+    "Comparison",
+    "Edge",
+    "EngineLayer",
+    "EnginePlan",
+    "Finding",
+    "Graph",
+    "LayerError",
+    "OnnxModule",
+    "OnnxqatError",
+    "PerChannel",
+    "PerTensor",
+    "Placement",
+    "QuantDtype",
+    "QuantPlan",
+    "QuantSpec",
+    "Severity",
+    "SharedSpec",
+    "Skip",
+    "Summary",
+    "TensorRange",
+    "__version__",
+    "audit",
+    "build",
+    "calibrate",
+    "compare",
+    "extract",
+    "finetune",
+    "insert",
+    "load",
+    "open_data",
+    "place",
+    "prepare",
+    "run",
+    "save",
+    "to_torch",
+    "write_back",
+]
 
 
 def __getattr__(name: str) -> Any:
-    """Load a public name from its home on first use (PEP 562): an import of the package is light."""
+    """Load a public name from its home on first use (PEP 562), to keep the import light."""
     home = _HOME_OF.get(name)
     if home is None:
         raise AttributeError(f"module 'onnxqat' has no attribute '{name}'")
