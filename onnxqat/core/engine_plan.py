@@ -29,6 +29,8 @@ class EngineLayer:
     outputs: tuple[TensorView, ...]
     onnx_nodes: tuple[str, ...]
     """Names of the ONNX nodes that the layer was made of."""
+    tactic: str = ""
+    """The kernel's own name, which tells the steps that were fused into it."""
 
     @property
     def activation_bytes(self) -> int:
@@ -45,6 +47,8 @@ class EnginePlan:
     target: str
     """What it was compiled for, as `SM89`."""
     layers: tuple[EngineLayer, ...]
+    unread: tuple[str, ...] = ()
+    """What the reader did not understand of the compiler's list: the bytes may miss these."""
 
     @property
     def activation_bytes(self) -> int:
