@@ -55,6 +55,11 @@ class EnginePlan:
         """Bytes of activations that all layers read and write."""
         return sum(layer.activation_bytes for layer in self.layers)
 
+    @property
+    def kernels(self) -> tuple[EngineLayer, ...]:
+        """The layers that touch tensors: not the signals and waits between streams."""
+        return tuple(layer for layer in self.layers if layer.inputs or layer.outputs)
+
     def layers_of(self, node: str) -> tuple[EngineLayer, ...]:
         """The layers that an ONNX node became."""
         return tuple(layer for layer in self.layers if node in layer.onnx_nodes)

@@ -1,1 +1,6 @@
-"""TensorRT and Polygraphy; nothing else in the package imports them."""
+"""The runtimes: TensorRT's compiler and ONNX Runtime, both through Polygraphy."""
+
+from onnxqat.engine.build import Built, build
+from onnxqat.engine.profiles import ShapeRange
+
+__all__ = ["Built", "ShapeRange", "build"]

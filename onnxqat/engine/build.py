@@ -115,7 +115,7 @@ def _run_compiler(request: _Request, folder: Path) -> tuple[int, str]:
     request_file, log_file = folder / "request.json", folder / "log.txt"
     request_file.write_text(json.dumps(asdict(request)))
     with log_file.open("w") as log:
-        done = subprocess.run(  # noqa: S603: our own module, by its full path
+        done = subprocess.run(  # noqa: S603
             [sys.executable, "-m", "onnxqat.engine.compiler", str(request_file)],
             stdout=log,
             stderr=subprocess.STDOUT,

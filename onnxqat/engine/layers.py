@@ -39,18 +39,18 @@ _SYNONYMS = {dtype.lower(): dtype for dtype in DTYPE_BITS} | {
 _LAYER = re.compile(
     r"^\s*(?:\[\w\] )?Name: (?P<name>.*), LayerType: (?P<kind>[^,]*), "
     r"Inputs: \[(?P<inputs>.*?)\], (?:Constants: \[(?P<constants>.*?)\], )?"
-    r"Outputs: \[(?P<outputs>.*?)\], "
-    r"TacticName: (?P<tactic>.*?), StreamId: \d+, Metadata: (?P<metadata>.*)$"
+    r"Outputs: \[(?P<outputs>.*?)\], TacticName: (?P<tactic>[^,]*), .*?Metadata: (?P<metadata>.*)$"
 )
 _TENSOR = re.compile(r"\{ Name: (.*?), Dimensions: \[([-\d,]*)\],.*?Datatype: (\w+)")
-_METADATA = re.compile(r"\[ONNX Layer: (.*?)\](?=\[ONNX Layer: |\x1e|\s*$)")
+_METADATA = re.compile(r"\[ONNX Layer: (.*?)\](?=[\x1e\x1f]?\[ONNX Layer: |\s*$)")
+"""Node names are parted by nothing, or by an ASCII record (1e) or unit (1f) separator."""
 
 
 def parse_log(log: str, *, target: str) -> EnginePlan:
     """The plan in the log of a verbose, detailed TensorRT-RTX build for `target` (as SM89)."""
     layers: list[EngineLayer] = []
     unread: list[str] = []
-    for line in log.splitlines():
+    for line in log.split("\n"):  # splitlines() would cut at the separators of metadata
         if ", LayerType: " not in line:
             continue
         match = _LAYER.match(line)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeAlias
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -10,7 +11,7 @@ import onnx_graphsurgeon as gs
 from onnxqat.core.errors import ModelError
 from onnxqat.core.signature import InputSpec
 
-Model = str | Path | onnx.ModelProto | gs.Graph
+Model: TypeAlias = "str | Path | onnx.ModelProto | gs.Graph"
 
 
 def model_file(model: Model, folder: Path) -> Path:

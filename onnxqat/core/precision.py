@@ -1,0 +1,114 @@
+"""The precision that each Conv, ConvTranspose, Gemm and MatMul node was compiled to.
+
+The compiled plan is the evidence: a node is in INT8 if the kernel that multiplies reads INT8 on
+both sides, whatever the ONNX file asked for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from math import prod
+
+from onnxqat.core.engine_plan import EngineLayer, EnginePlan, TensorView
+
+HEAVY_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+"""ONNX operators that multiply matrices: nearly all the work of a network."""
+
+
+class Precision(Enum):
+    """The type of the operands that a kernel multiplies."""
+
+    INT8 = "INT8"
+    FP8 = "FP8"
+    INT4 = "INT4"
+    FP4 = "FP4"
+    FP16 = "FP16"
+    BF16 = "BF16"
+    FP32 = "FP32"
+    OTHER = "other"
+    """A type that no matrix multiplication here is known to use."""
+    ABSENT = "absent"
+    """No compiled layer names the node: the compiler folded it away, or renamed it."""
+
+
+_QUANTIZED = {
+    "Int8": Precision.INT8,
+    "FP8": Precision.FP8,
+    "Int4": Precision.INT4,
+    "FP4": Precision.FP4,
+}
+_FLOAT = {"Float": Precision.FP32, "Half": Precision.FP16, "BFloat16": Precision.BF16}
+"""The compiler's words for datatypes."""
+
+_MULTIPLIERS = frozenset(
+    {"correlation", "convolution", "deconvolution", "gemm", "matrixmultiply", "matrix_multiply"}
+)
+"""Kinds of layer, in lower case, that multiply matrices."""
+
+_MULTIPLYING_NAME = re.compile(r"_mha_|_gemm_|__myl_(?:[A-Z][a-z]+)*?(?:Fc|Corr|MulSum)")
+"""Names of fused kernels that multiply matrices tell it by their steps: `__myl_FcAdd`,
+`__myl_CorrMulAdd`, `_gemm_mha_v2`; the product with a single vector is `MulSum`."""
+
+
+@dataclass(frozen=True)
+class NodePrecision:
+    """What one ONNX node was compiled to."""
+
+    node: str
+    op: str
+    precision: Precision
+    layer: str | None
+    """Name of the compiled layer that multiplies; None where no layer names the node."""
+
+
+def node_precisions(
+    plan: EnginePlan, nodes: Iterable[tuple[str, str]]
+) -> tuple[NodePrecision, ...]:
+    """The precision of each node (name and operator), in the order given."""
+    return tuple(_node_precision(plan, node=node, op=op) for node, op in nodes)
+
+
+def count_in(precision: Precision, nodes: Iterable[NodePrecision]) -> int:
+    """How many nodes run in a precision."""
+    return sum(node.precision is precision for node in nodes)
+
+
+def layer_precision(layer: EngineLayer) -> Precision:
+    """The precision in which a layer multiplies.
+
+    A quantized type counts only where both operands have one: two inputs, or an input and a
+    constant. With one side quantized, the kernel multiplies in the type of the other.
+    """
+    quantized = [view for view in layer.inputs if view.dtype in _QUANTIZED]
+    constants = [view for view in layer.constants if view.dtype in _QUANTIZED]
+    if len(quantized) + min(len(constants), 1) >= 2:
+        return _QUANTIZED[_largest(quantized).dtype]
+    floats = [view for view in (*layer.inputs, *layer.constants) if view.dtype in _FLOAT]
+    return _FLOAT[_largest(floats).dtype] if floats else Precision.OTHER
+
+
+def _node_precision(plan: EnginePlan, *, node: str, op: str) -> NodePrecision:
+    layers = plan.layers_of(node)
+    if not layers:
+        return NodePrecision(node, op, Precision.ABSENT, None)
+    layer = min(layers, key=lambda layer: _distance_from_product(layer, node))
+    return NodePrecision(node, op, layer_precision(layer), layer.name)
+
+
+def _distance_from_product(layer: EngineLayer, node: str) -> int:
+    """0 for the kernel that surely is the node's product; equal ones in the plan's order.
+
+    A quantized Conv becomes a correlation and a pointwise kernel for its epilogue, both of which
+    name the node: only the first multiplies.
+    """
+    if layer.kind.lower() in _MULTIPLIERS:
+        return 0 if node in layer.name else 1
+    return 2 if _MULTIPLYING_NAME.search(f"{layer.name} {layer.tactic}") else 3
+
+
+def _largest(views: Sequence[TensorView]) -> TensorView:
+    """By elements: a scalar scale does not tell the type of the work."""
+    return max(views, key=lambda view: prod(abs(size) for size in view.shape))
