@@ -1,1 +1,7 @@
-"""Batches of named arrays from files, folders and functions; no torch."""
+"""Batches of named arrays from files, folders, images, scripts and callables; no torch."""
+
+from onnxqat.data.batch import Batch, Dataset
+from onnxqat.data.config import DataConfig
+from onnxqat.data.open import open_data
+
+__all__ = ["Batch", "DataConfig", "Dataset", "open_data"]
