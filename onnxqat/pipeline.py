@@ -1,1 +1,289 @@
-"""The whole job: the stages in order."""
+"""The whole job: the stages in order. Read this first.
+
+    model.onnx -> prepare -> place -> calibrate -> insert -> finetune -> write back
+                                                       -> compare, build, audit -> summary
+
+Each line of `run` is a stage that also stands alone, in Python and on the command line.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from onnxqat.audit import audit
+from onnxqat.bridge import to_torch, write_back
+from onnxqat.calibration import calibrate
+from onnxqat.config_file import DataSource
+from onnxqat.core.comparison import Comparison
+from onnxqat.core.engine_plan import EnginePlan
+from onnxqat.core.errors import BuildError, TrainingError
+from onnxqat.core.finding import Finding
+from onnxqat.core.precision import Precision, count_in, node_precisions
+from onnxqat.core.summary import ModelRow, StageTime, Summary
+from onnxqat.data import Dataset, open_data
+from onnxqat.engine import build, compare
+from onnxqat.graph import Change, Graph, heavy_nodes, input_specs, insert, load, prepare
+from onnxqat.placement import place
+from onnxqat.recipe import Recipe, read_recipe
+from onnxqat.run_folder import RunFolder
+from onnxqat.training import Finetuned, StepRecord, finetune
+
+
+def _ignore(_: object) -> None:
+    """Watch nothing."""
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Who is told what while a run goes on."""
+
+    on_stage: Callable[[str], None] = _ignore
+    on_change: Callable[[Change], None] = _ignore
+    on_step: Callable[[StepRecord], None] = _ignore
+
+
+def run(recipe: Recipe | Path | str, out: Path | str, *, watch: Watch = Watch()) -> Summary:
+    """Fine-tune a model by its recipe and leave every artefact, with the evidence, in `out`.
+
+    Args:
+        recipe: The recipe, or the path of its TOML file.
+        out: Folder for the artefacts, see `RunFolder`; made where it is missing.
+        watch: Callbacks for progress.
+
+    Returns:
+        The summary that is also in `out/summary.json`.
+
+    Raises:
+        OnnxqatError: Bad input, at whichever stage meets it. Artefacts of the stages before stay.
+    """
+    recipe = recipe if isinstance(recipe, Recipe) else read_recipe(Path(recipe))
+    folder = RunFolder(Path(out))
+    clock = _Clock(watch.on_stage)
+    changes: list[Change] = []
+
+    with clock.stage("prepare"):
+        original = load(recipe.model)
+        fp32 = prepare(original, on_change=changes.append)
+        data = _open_roles(recipe, original)
+        folder.save_prepared(fp32, changes)
+    with clock.stage("place"):
+        plan = place(fp32, config=recipe.placement)
+        folder.save_plan(plan)
+    with clock.stage("calibrate"):
+        calibration = calibrate(fp32, plan, data.calibration, config=recipe.calibration)
+        folder.save_calibration(calibration)
+    with clock.stage("insert"):
+        ptq = insert(fp32, plan, calibration)
+        folder.save_model("ptq", ptq)
+    with clock.stage("finetune"):
+        tuned = finetune(
+            to_torch(ptq),
+            to_torch(fp32),
+            data.train,
+            config=recipe.finetune,
+            validation=data.validation,
+            on_progress=watch.on_step,
+        )
+        qat = write_back(tuned.module)
+        folder.save_model("qat", qat)
+        folder.save_history(tuned)
+
+    _stop_if_interrupted(tuned, folder)
+
+    with clock.stage("compare"):
+        comparisons = _compare_all(original, {"PTQ": ptq, "QAT": qat}, data.test, recipe)
+        folder.save_comparisons(comparisons)
+    with clock.stage("build"):
+        engines = _build_all({"FP32": fp32, "PTQ": ptq, "QAT": qat}, recipe, folder)
+    with clock.stage("audit"):
+        findings = audit(qat)
+        folder.save_findings(findings)
+
+    evidence = _Evidence(tuned, comparisons, engines, findings)
+    summary = _summarize(recipe, fp32, evidence, folder, clock.times)
+    folder.save_summary(summary)
+    return summary
+
+
+@dataclass(frozen=True)
+class _Roles:
+    """The data sets of a run, opened."""
+
+    calibration: Dataset
+    train: Dataset
+    validation: Dataset | None
+    test: Dataset | None
+
+
+def _open_roles(recipe: Recipe, graph: Graph) -> _Roles:
+    """Open all data before any work: a wrong path should not cost the user an hour."""
+    inputs = input_specs(graph)
+
+    def opened(source: DataSource) -> Dataset:
+        return open_data(source.source, inputs, source)
+
+    roles = recipe.data
+    return _Roles(
+        calibration=opened(roles.calibration),
+        train=opened(roles.train or roles.calibration),
+        validation=opened(roles.validation) if roles.validation is not None else None,
+        test=opened(roles.test) if roles.test is not None else None,
+    )
+
+
+def _stop_if_interrupted(tuned: Finetuned, folder: RunFolder) -> None:
+    """Ctrl-C means stop; what was gained until then is in the folder."""
+    if tuned.stopped == "interrupted":
+        raise TrainingError(
+            f"interrupted at step {tuned.history[-1].step}; the best model so far, of step "
+            f"{tuned.best_step}, is in {folder.model_path('qat')}",
+            fix="run again for the rest of the evidence",
+        )
+
+
+def _compare_all(
+    original: Graph, candidates: dict[str, Graph], test: Dataset | None, recipe: Recipe
+) -> dict[str, Comparison]:
+    """The quantized models against the user's own file; nothing without test data."""
+    if test is None:
+        return {}
+    return {
+        name: compare(original, model, test, batch_size=recipe.batch_size)
+        for name, model in candidates.items()
+    }
+
+
+@dataclass(frozen=True)
+class _Engines:
+    """What the compiler made of each model, and what it refused."""
+
+    plans: dict[str, EnginePlan]
+    refusals: tuple[str, ...]
+
+
+def _build_all(models: dict[str, Graph], recipe: Recipe, folder: RunFolder) -> _Engines:
+    """Compile each model. A refusal is told in the summary: it must not cost the trained model."""
+    plans: dict[str, EnginePlan] = {}
+    refusals: list[str] = []
+    for name, model in models.items() if recipe.build.backend != "none" else ():
+        try:
+            built = build(
+                model,
+                backend=recipe.build.backend,
+                compute_capability=recipe.build.compute_capability,
+            )
+        except BuildError as error:
+            refusals.append(f"{name} was not compiled: {error}")
+            continue
+        plans[name] = built.plan
+        folder.save_engine(name.lower(), built.engine, built.plan)
+    return _Engines(plans, tuple(refusals))
+
+
+@dataclass(frozen=True)
+class _Evidence:
+    """All that a summary is made of."""
+
+    tuned: Finetuned
+    comparisons: dict[str, Comparison]
+    engines: _Engines
+    findings: tuple[Finding, ...]
+
+
+def _summarize(
+    recipe: Recipe,
+    fp32: Graph,
+    evidence: _Evidence,
+    folder: RunFolder,
+    times: tuple[StageTime, ...],
+) -> Summary:
+    heavy = heavy_nodes(fp32)
+    comparison = evidence.comparisons.get("QAT")
+    plan = evidence.engines.plans.get("QAT")
+    return Summary(
+        model=recipe.model.name,
+        format=recipe.placement.format,
+        metric=comparison.metric if comparison is not None else None,
+        samples=comparison.samples if comparison is not None else 0,
+        target=f"{plan.backend} {plan.target}" if plan is not None else None,
+        rows=tuple(_row(name, heavy, evidence, folder) for name in ("FP32", "PTQ", "QAT")),
+        times=times,
+        notes=_notes(evidence),
+    )
+
+
+def _row(
+    name: str, heavy: tuple[tuple[str, str], ...], evidence: _Evidence, folder: RunFolder
+) -> ModelRow:
+    plan = evidence.engines.plans.get(name)
+    return ModelRow(
+        name=name,
+        **_accuracy(name, evidence.comparisons),
+        int8_nodes=_int8_nodes(plan, heavy) if plan is not None else None,
+        heavy_nodes=len(heavy),
+        activation_bytes=plan.activation_bytes if plan is not None else None,
+        file_bytes=folder.model_path(name).stat().st_size,
+    )
+
+
+def _int8_nodes(plan: EnginePlan, heavy: tuple[tuple[str, str], ...]) -> int:
+    return count_in(Precision.INT8, node_precisions(plan, heavy))
+
+
+def _accuracy(name: str, comparisons: dict[str, Comparison]) -> dict[str, float | None]:
+    if name not in comparisons:
+        reference = next(iter(comparisons.values()), None)
+        metric = reference.reference_metric if reference is not None else None
+        return {"metric": metric, "agreement": None, "sqnr_db": None}
+    found = comparisons[name]
+    return {
+        "metric": found.candidate_metric,
+        "agreement": found.agreement,
+        "sqnr_db": found.sqnr_db,
+    }
+
+
+def _notes(evidence: _Evidence) -> tuple[str, ...]:
+    """What the reader of the table has to know."""
+    tuned, engines = evidence.tuned, evidence.engines
+    notes = list(engines.refusals)
+    if not evidence.comparisons:
+        notes.append("no [data.test] in the recipe, so no accuracy was measured")
+    if tuned.best_step == 0:
+        notes.append("no step of the training was better than its start: QAT is PTQ, unchanged")
+    if tuned.stopped == "non-finite":
+        step = tuned.history[-1].step
+        notes.append(f"the loss was no number at step {step}: training stopped, the best is kept")
+    if any(plan.backend == "rtx" for plan in engines.plans.values()):
+        notes.append(
+            "compiled without a GPU: that proves which layers run in INT8 and what crosses memory, "
+            "not the fused epilogues, and not the speed"
+        )
+    if evidence.findings:
+        notes.append(f"the audit has {len(evidence.findings)} findings, see findings.json")
+    return tuple(notes)
+
+
+class _Clock:
+    """Says which stage begins, and keeps how long each took."""
+
+    def __init__(self, on_stage: Callable[[str], None]) -> None:
+        self._on_stage = on_stage
+        self._times: list[StageTime] = []
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time the block."""
+        self._on_stage(name)
+        start = time.perf_counter()
+        yield
+        self._times.append(StageTime(name, round(time.perf_counter() - start, 3)))
+
+    @property
+    def times(self) -> tuple[StageTime, ...]:
+        """The stages so far, in order."""
+        return tuple(self._times)

@@ -1,1 +1,68 @@
-"""Recipes: what the user chose, read from TOML."""
+"""Recipes: everything that the user chose about a run, read from a TOML file.
+
+The sections are the stages' own configs, so a default lives in one place: the stage.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+
+from onnxqat.calibration.config import CalibrationConfig
+from onnxqat.config_file import DataSource, read_config
+from onnxqat.placement.config import PlacementConfig
+from onnxqat.training.config import FinetuneConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataRoles:
+    """Which samples serve for what. Keep `test` apart from the others: it is what is reported."""
+
+    calibration: DataSource
+    train: DataSource | None = None
+    """None: the calibration samples."""
+    validation: DataSource | None = None
+    """Chooses the best checkpoint; None: a part of `train`, which is then not trained on."""
+    test: DataSource | None = None
+    """What the table reports; None: no accuracy is reported."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildConfig:
+    """Whether and for what the models are compiled."""
+
+    backend: str = "auto"
+    """`auto`, `rtx`, `tensorrt`, or `none` to leave it out."""
+    compute_capability: tuple[int, int] = (8, 9)
+    """What rtx compiles for: the GPU generation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One run."""
+
+    model: Path
+    """The FP32 ONNX file."""
+    data: DataRoles
+    batch_size: int = 32
+    """Samples at a time in calibration and comparison."""
+    placement: PlacementConfig = field(default_factory=PlacementConfig)
+    calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    build: BuildConfig = field(default_factory=BuildConfig)
+
+
+def read_recipe(path: Path) -> Recipe:
+    """The recipe in a TOML file; its relative paths are taken from the file's own folder.
+
+    Raises:
+        ConfigError: The file is missing, is not TOML, or has an unknown, missing or wrong key.
+    """
+    recipe = read_config(Recipe, path)
+    home = path.resolve().parent
+    roles = {
+        role.name: source.at_home(home)
+        for role in fields(recipe.data)
+        if (source := getattr(recipe.data, role.name)) is not None
+    }
+    return replace(recipe, model=home / recipe.model, data=replace(recipe.data, **roles))

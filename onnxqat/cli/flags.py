@@ -1,0 +1,82 @@
+"""The flags that several commands share: one name, one meaning, one help text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+Data = Annotated[
+    str,
+    Parameter(
+        name="--data",
+        help="Samples: a .npz file (arrays by input name, optional 'labels'), a folder of .npz "
+        "shards, a folder of images, SCRIPT.py[:FUNCTION], MODULE:CALLABLE, or a .toml file that "
+        "names one of these as 'source' with its options (arrays, scale, mean, std, start, …).",
+    ),
+]
+Output = Annotated[Path, Parameter(name=["--output", "-o"], help="The file to write.")]
+Folder = Annotated[
+    Path, Parameter(name=["--out", "--output", "-o"], help="The folder for every artefact.")
+]
+Format = Annotated[
+    Literal["int8", "w4a8"],
+    Parameter(
+        name="--format",
+        help="int8: 8-bit weights and activations. w4a8: 4-bit weights (stored in INT8) and 8-bit "
+        "activations.",
+    ),
+]
+Calibrator = Annotated[
+    Literal["auto", "max", "percentile", "entropy", "mse"],
+    Parameter(name="--calibrator", help="How a tensor's range is chosen."),
+]
+Samples = Annotated[
+    int, Parameter(name="--samples", help="How many samples to use, from the first.")
+]
+BatchSize = Annotated[
+    int,
+    Parameter(
+        name="--batch-size", help="Samples at a time; a fixed batch in the model goes before."
+    ),
+]
+Workers = Annotated[int, Parameter(name="--workers", help="Threads that load data.")]
+Include = Annotated[
+    tuple[str, ...],
+    Parameter(
+        name="--include",
+        negative="",
+        help="Quantize only nodes whose name matches (regex; repeatable).",
+    ),
+]
+Exclude = Annotated[
+    tuple[str, ...],
+    Parameter(
+        name="--exclude",
+        negative="",
+        help="Leave nodes in float whose name matches (regex; repeatable).",
+    ),
+]
+ExcludeOps = Annotated[
+    tuple[str, ...],
+    Parameter(
+        name="--exclude-op",
+        negative="",
+        help="Leave all nodes of this op type in float (repeatable).",
+    ),
+]
+Profile = Annotated[
+    Literal["tensorrt", "rtx"],
+    Parameter(name="--profile", help="Whose placement rules: TensorRT or TensorRT for RTX."),
+]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda"], Parameter(name="--device", help="Where training runs.")
+]
+Seed = Annotated[int, Parameter(name="--seed", help="Seed of every random draw.")]
+PrintEvery = Annotated[
+    int, Parameter(name="--print-every", help="Steps between two progress lines; 0: a bar only.")
+]
+Json = Annotated[
+    bool, Parameter(name="--json", negative="", help="Print the result as JSON on stdout.")
+]

@@ -1,0 +1,59 @@
+"""The command `onnxqat`: dispatch, and errors as one clear message.
+
+Results go to stdout, progress and logs to stderr. Exit codes: 0 clean, 1 findings or a missed
+budget, 2 bad usage or bad input.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError
+
+from onnxqat.cli import check, quantize, train, whole
+from onnxqat.core.errors import OnnxqatError
+from onnxqat.version import __version__
+
+BAD_INPUT = 2
+
+app = App(
+    name="onnxqat",
+    version=__version__,
+    help="Quantization-aware training of ONNX files for TensorRT: FP32 ONNX and data in, "
+    "fine-tuned Q/DQ ONNX out, with the evidence beside it.",
+)
+for _order, _command in enumerate(
+    (*whole.COMMANDS, *quantize.COMMANDS, *train.COMMANDS, *check.COMMANDS)
+):
+    app.command(_command, sort_key=_order)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code; never a traceback for bad input."""
+    try:
+        code = app(
+            sys.argv[1:] if arguments is None else arguments,
+            exit_on_error=False,
+            print_error=False,
+            result_action="return_value",
+        )
+    except CycloptsError as error:
+        return _fail(f"{error}\n  fix: see onnxqat --help, or onnxqat COMMAND --help")
+    except OnnxqatError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        return _fail("interrupted; nothing half-written was left")
+    except BrokenPipeError:
+        # The reader of stdout has gone (`| head`); Python would complain again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        return _fail(f"{error.strerror or error}: {error.filename}")
+    return int(code or 0)
+
+
+def _fail(message: str) -> int:
+    sys.stderr.write(f"onnxqat: {message}\n")
+    return BAD_INPUT

@@ -1,0 +1,147 @@
+"""Commands without training: place, quantize. They import no torch."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from onnxqat.cli import show
+from onnxqat.cli.flags import (
+    BatchSize,
+    Calibrator,
+    Data,
+    Exclude,
+    ExcludeOps,
+    Format,
+    Include,
+    Json,
+    Output,
+    Profile,
+    Samples,
+    Workers,
+)
+from onnxqat.core.files import check_writable
+
+DEFAULT_SAMPLES = 512
+
+
+def place(
+    model: Path,
+    /,
+    *,
+    format: Format = "int8",
+    profile: Profile = "tensorrt",
+    include: Include = (),
+    exclude: Exclude = (),
+    exclude_ops: ExcludeOps = (),
+    explain: Annotated[
+        str | None,
+        Parameter(name="--explain", help="Only this node: rule and reason, edge by edge."),
+    ] = None,
+    json: Json = False,
+) -> int:
+    """Print what would get Q/DQ, what would not, and why.
+
+    Args:
+        model: The FP32 ONNX file.
+    """
+    from onnxqat.graph import load, prepare
+    from onnxqat.placement import PlacementConfig, explained
+    from onnxqat.placement import place as place_stage
+    from onnxqat.report.console import plan_table
+
+    config = PlacementConfig(
+        format=format, profile=profile, include=include, exclude=exclude, exclude_ops=exclude_ops
+    )
+    plan = place_stage(prepare(load(model)), config=config)
+    if explain is not None:
+        plan = explained(plan, explain)
+    show.result(plan, as_json=json, table=plan_table(plan))
+    return 0
+
+
+def quantize(
+    model: Path,
+    /,
+    *,
+    data: Data,
+    output: Output,
+    format: Format = "int8",
+    calibrator: Calibrator = "auto",
+    samples: Samples = DEFAULT_SAMPLES,
+    batch_size: BatchSize = 32,
+    profile: Profile = "tensorrt",
+    include: Include = (),
+    exclude: Exclude = (),
+    exclude_ops: ExcludeOps = (),
+    workers: Workers = 0,
+    json: Json = False,
+) -> int:
+    """Write the Q/DQ model that calibration alone gives: post-training quantization.
+
+    Prepares the model (folds BatchNormalization and constants), places Q/DQ by TensorRT's rules,
+    calibrates on the data, and inserts. The model's own file is not changed.
+
+    Args:
+        model: The FP32 ONNX file.
+    """
+    from onnxqat.calibration import CalibrationConfig, calibrate
+    from onnxqat.config_file import read_source
+    from onnxqat.data import open_data
+    from onnxqat.graph import input_specs, insert, load, prepare, save
+    from onnxqat.placement import PlacementConfig
+    from onnxqat.placement import place as place_stage
+
+    check_writable(output)
+    start = time.perf_counter()
+    source = read_source(data)
+    original = load(model)
+    dataset = open_data(
+        source.source, input_specs(original), replace(source, workers=workers or source.workers)
+    )
+    prepared = prepare(original, on_change=lambda change: show.log(f"prepare: {change}"))
+    placement = PlacementConfig(
+        format=format, profile=profile, include=include, exclude=exclude, exclude_ops=exclude_ops
+    )
+    plan = place_stage(prepared, config=placement)
+    config = CalibrationConfig(method=calibrator, samples=samples, batch_size=batch_size)
+    calibration = calibrate(prepared, plan, dataset, config=config)
+    save(insert(prepared, plan, calibration), output)
+    report = Quantized(
+        output=str(output),
+        placed=len(plan.placements),
+        skipped=len(plan.skips),
+        tensors=len(calibration.ranges),
+        seconds=round(time.perf_counter() - start, 2),
+    )
+    show.result(report, as_json=json, table=report.line)
+    return 0
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What `quantize` did."""
+
+    output: str
+    placed: int
+    """Edges with Q/DQ."""
+    skipped: int
+    """Edges left in float, each with a reason: see `onnxqat place`."""
+    tensors: int
+    """Tensors with a calibrated range."""
+    seconds: float
+
+    @property
+    def line(self) -> str:
+        """The result in one line."""
+        return (
+            f"{self.output}: {self.placed} edges with Q/DQ over {self.tensors} tensors, "
+            f"{self.skipped} left in float (reasons: onnxqat place); {self.seconds} s"
+        )
+
+
+COMMANDS = (place, quantize)

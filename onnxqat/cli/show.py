@@ -1,0 +1,41 @@
+"""Where results, progress and logs go: results to stdout, all else to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from onnxqat.core.codec import encode
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+PIPE_WIDTH = 200
+"""Columns when stdout is no terminal: a table in a log should not be folded at 80."""
+
+
+def result(value: Any, *, as_json: bool, table: RenderableType) -> None:
+    """Print a result on stdout: `value` as JSON, or the table made of it."""
+    if as_json:
+        json.dump(encode(value), sys.stdout, indent=2)
+        sys.stdout.write("\n")
+        return
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = PIPE_WIDTH
+    console.print(table)
+
+
+def log(line: str) -> None:
+    """One line for a person, on stderr."""
+    sys.stderr.write(f"{line}\n")
+
+
+def to_stderr(table: RenderableType) -> None:
+    """Something for a person beside the result."""
+    from rich.console import Console
+
+    Console(stderr=True, highlight=False).print(table)

@@ -1,0 +1,124 @@
+"""The command that trains: finetune."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from onnxqat.cli import show
+from onnxqat.cli.flags import BatchSize, Data, Device, Json, Output, PrintEvery, Seed, Workers
+from onnxqat.core.files import check_writable
+
+if TYPE_CHECKING:
+    from onnxqat.data import Dataset
+    from onnxqat.graph import Graph
+
+Validation = Annotated[
+    str | None,
+    Parameter(
+        name="--validation",
+        help="Samples that choose the best checkpoint, as --data; else a part of --data.",
+    ),
+]
+
+
+def finetune(
+    qdq: Path,
+    /,
+    *,
+    teacher: Annotated[Path, Parameter(name="--teacher", help="The FP32 ONNX file.")],
+    data: Data,
+    output: Output,
+    validation: Validation = None,
+    steps: Annotated[int | None, Parameter(name="--steps", help="Optimizer steps.")] = None,
+    epochs: Annotated[
+        float | None, Parameter(name="--epochs", help="Passes over the data, instead of --steps.")
+    ] = None,
+    lr: Annotated[
+        float | None,
+        Parameter(name="--lr", help="Relative learning rate; recommended by format if not given."),
+    ] = None,
+    scales: Annotated[
+        Literal["frozen", "learned"],
+        Parameter(name="--scales", help="Whether activation scales are trained."),
+    ] = "learned",
+    loss: Annotated[
+        str,
+        Parameter(
+            name="--loss",
+            help="Terms joined by '+', each with an optional factor: mse and kl distil the FP32 "
+            "outputs, labels is cross-entropy, MODULE:CALLABLE is yours. Example: mse+0.1*labels.",
+        ),
+    ] = "mse",
+    batch_size: BatchSize = 32,
+    seed: Seed = 0,
+    device: Device = "auto",
+    workers: Workers = 1,
+    print_every: PrintEvery = 0,
+    json: Json = False,
+) -> int:
+    """Fine-tune a Q/DQ model against its FP32 teacher; labels are optional.
+
+    Writes weights and scales back into the Q/DQ file's own graph: nothing else of it changes. The
+    Q/DQ file may come from `onnxqat quantize` or from another tool.
+
+    Args:
+        qdq: The Q/DQ ONNX file.
+    """
+    from onnxqat.audit import audit
+    from onnxqat.bridge import to_torch, write_back
+    from onnxqat.cli.progress import TrainingProgress
+    from onnxqat.core.errors import TrainingError
+    from onnxqat.graph import load, prepare, save
+    from onnxqat.report.console import findings_table
+    from onnxqat.training import FinetuneConfig
+    from onnxqat.training import finetune as finetune_stage
+
+    check_writable(output)
+    config = FinetuneConfig(
+        steps=steps,
+        epochs=epochs,
+        lr=lr,
+        scales=scales,
+        loss=loss,
+        batch_size=batch_size,
+        seed=seed,
+        device=device,
+        workers=workers,
+    )
+    student = load(qdq)
+    dataset = _opened(data, student)
+    held_out = _opened(validation, student) if validation is not None else None
+    for finding in audit(student):
+        show.to_stderr(findings_table([finding]))
+    with TrainingProgress(print_every=print_every) as progress:
+        tuned = finetune_stage(
+            to_torch(student),
+            to_torch(prepare(load(teacher))),
+            dataset,
+            config=config,
+            validation=held_out,
+            on_progress=progress.show,
+        )
+    save(write_back(tuned.module), output)
+    if tuned.stopped == "interrupted":
+        raise TrainingError(
+            f"interrupted at step {tuned.history[-1].step}; the best model so far, of step "
+            f"{tuned.best_step}, is in {output}"
+        )
+    show.result(tuned.history, as_json=json, table=f"{output}: best at step {tuned.best_step}")
+    return 0
+
+
+def _opened(data: str, graph: Graph) -> Dataset:
+    from onnxqat.config_file import read_source
+    from onnxqat.data import open_data
+    from onnxqat.graph import input_specs
+
+    source = read_source(data)
+    return open_data(source.source, input_specs(graph), source)
+
+
+COMMANDS = (finetune,)

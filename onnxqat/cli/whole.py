@@ -1,0 +1,56 @@
+"""Commands that do the whole job: run, demo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from onnxqat.cli import show
+from onnxqat.cli.flags import Folder, Json, PrintEvery
+from onnxqat.core.files import make_folder
+
+
+def run(
+    recipe: Path,
+    /,
+    *,
+    out: Folder = Path("onnxqat-out"),
+    print_every: PrintEvery = 0,
+    json: Json = False,
+) -> int:
+    """Fine-tune a model by its recipe: every artefact in a folder, and one table.
+
+    Args:
+        recipe: The TOML file that names the model, the data and what is to be done.
+    """
+    from onnxqat.cli.progress import TrainingProgress
+    from onnxqat.pipeline import Watch
+    from onnxqat.pipeline import run as run_pipeline
+    from onnxqat.report.console import summary_table
+
+    with TrainingProgress(print_every=print_every) as progress:
+        watch = Watch(
+            on_stage=lambda stage: show.log(f"{stage} …"),
+            on_change=lambda change: show.log(f"  {change}"),
+            on_step=progress.show,
+        )
+        summary = run_pipeline(recipe, make_folder(out), watch=watch)
+    show.result(summary, as_json=json, table=summary_table(summary))
+    show.log(f"all artefacts: {out}")
+    return 0
+
+
+def demo(
+    *, out: Folder = Path("onnxqat-out/demo"), print_every: PrintEvery = 0, json: Json = False
+) -> int:
+    """Do the whole job on a small model that the package ships: nothing to prepare."""
+    return run(_shipped("digits"), out=out, print_every=print_every, json=json)
+
+
+def _shipped(name: str) -> Path:
+    """The recipe of a shipped model: inside an installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    installed = package / "_models" / name / "recipe.toml"
+    return installed if installed.exists() else package.parent / "models" / name / "recipe.toml"
+
+
+COMMANDS = (demo, run)

@@ -1,0 +1,134 @@
+"""Results as tables for a terminal. Nothing here prints: the command line does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from onnxqat.core.comparison import Comparison, LayerError
+from onnxqat.core.engine_plan import EnginePlan, TensorView
+from onnxqat.core.finding import Finding, Severity
+from onnxqat.core.plan import QuantPlan
+from onnxqat.core.summary import ModelRow, Summary
+
+MEGA = 1e6
+NOTHING = "–"
+_COLOURS = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
+
+
+def summary_table(summary: Summary) -> RenderableType:
+    """The table that a run ends with: one column a model, then the times and what to know."""
+    table = _table(
+        "", *(row.name for row in summary.rows), title=f"{summary.model} ({summary.format})"
+    )
+    for label, cell in _SUMMARY_LINES:
+        table.add_row(label.format(summary=summary), *(cell(row) for row in summary.rows))
+    times = "  ".join(f"{time.stage} {time.seconds:.1f} s" for time in summary.times)
+    notes = [Text(f"• {note}") for note in summary.notes]
+    return Group(table, Text(f"times: {times}", style="dim"), *notes)
+
+
+def _percent(value: float | None) -> str:
+    return NOTHING if value is None else f"{100 * value:.1f} %"
+
+
+def _megabytes(value: int | None) -> str:
+    return NOTHING if value is None else f"{value / MEGA:.3f} MB"
+
+
+def _decibel(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.1f} dB"
+
+
+def _int8_share(row: ModelRow) -> str:
+    return NOTHING if row.int8_nodes is None else f"{row.int8_nodes} / {row.heavy_nodes}"
+
+
+_SUMMARY_LINES = (
+    ("{metric}", lambda row: _percent(row.metric)),
+    ("agreement with FP32", lambda row: _percent(row.agreement)),
+    ("SQNR against FP32", lambda row: _decibel(row.sqnr_db)),
+    ("Conv/Gemm/MatMul in INT8", _int8_share),
+    ("activations, compiled", lambda row: _megabytes(row.activation_bytes)),
+    ("file", lambda row: _megabytes(row.file_bytes)),
+)
+
+
+def plan_table(plan: QuantPlan) -> RenderableType:
+    """Every placement, then every skip, with rule and reason."""
+    table = _table("edge", "Q/DQ", "rule", "reason")
+    for placement in plan.placements:
+        spec = plan.spec_of(placement.edge)
+        shared = plan.leader_of(placement.edge)
+        scale = type(spec.granularity).__name__ if shared == placement.edge else f"as {shared}"
+        table.add_row(
+            str(placement.edge), f"{spec.dtype.value} {scale}", placement.rule, placement.reason
+        )
+    for skip in plan.skips:
+        table.add_row(str(skip.edge), "float", skip.rule, skip.reason, style="dim")
+    return table
+
+
+def comparison_table(comparison: Comparison) -> RenderableType:
+    """Outputs first, then inner tensors, worst first; agreement and metric below."""
+    table = _table("tensor", "SQNR", "largest difference")
+    for error in (*comparison.outputs, *_worst_first(comparison.layers)):
+        table.add_row(error.tensor, _decibel(error.sqnr_db), f"{error.max_abs:.3g}")
+    lines = [Text(f"samples: {comparison.samples}")]
+    if comparison.agreement is not None:
+        lines.append(Text(f"top-1 agreement: {_percent(comparison.agreement)}"))
+    if comparison.metric is not None:
+        pair = f"{_percent(comparison.reference_metric)} -> {_percent(comparison.candidate_metric)}"
+        lines.append(Text(f"{comparison.metric}: {pair}"))
+    return Group(table, *lines)
+
+
+def _worst_first(errors: Iterable[LayerError]) -> list[LayerError]:
+    return sorted(errors, key=lambda error: (error.sqnr_db, error.tensor))
+
+
+def engine_table(plan: EnginePlan) -> RenderableType:
+    """One line a compiled layer: what it reads, what it writes, the ONNX nodes in it."""
+    table = _table("layer", "kind", "reads", "writes", "bytes", "ONNX nodes")
+    for layer in plan.layers:
+        table.add_row(
+            layer.name,
+            layer.kind,
+            _views(layer.inputs),
+            _views(layer.outputs),
+            str(layer.activation_bytes),
+            ", ".join(layer.onnx_nodes),
+        )
+    total = f"{len(plan.layers)} layers, {_megabytes(plan.activation_bytes)} of activations"
+    return Group(table, Text(f"{plan.backend} {plan.target}: {total}"))
+
+
+def _views(views: Sequence[TensorView]) -> str:
+    return ", ".join(f"{view.dtype}{list(view.shape)}" for view in views)
+
+
+def findings_table(findings: Sequence[Finding]) -> RenderableType:
+    """One block a finding: id, place, message, fix."""
+    return Group(*(_finding(finding) for finding in findings))
+
+
+def _finding(finding: Finding) -> RenderableType:
+    place = finding.node or finding.tensor or "model"
+    text = Text.assemble(
+        (f"{finding.severity.value} {finding.rule}", _COLOURS[finding.severity]),
+        f" {place}: {finding.message}",
+    )
+    if finding.fix is not None:
+        text.append(f"\n  fix: {finding.fix}", style="dim")
+    return text
+
+
+def _table(*columns: str, title: str | None = None) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
+    for index, column in enumerate(columns):
+        table.add_column(column, overflow="fold", justify="left" if index == 0 else "default")
+    return table
