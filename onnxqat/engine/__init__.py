@@ -1,6 +1,7 @@
 """The runtimes: TensorRT's compiler and ONNX Runtime, both through Polygraphy."""
 
 from onnxqat.engine.build import Built, build
+from onnxqat.engine.compare import compare
 from onnxqat.engine.profiles import ShapeRange
 
-__all__ = ["Built", "ShapeRange", "build"]
+__all__ = ["Built", "ShapeRange", "build", "compare"]

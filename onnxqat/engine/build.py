@@ -24,7 +24,7 @@ from onnxqat.engine.backends import (
     sm_name,
 )
 from onnxqat.engine.layers import parse_inspector, parse_log
-from onnxqat.engine.model_file import Model, input_specs, model_file
+from onnxqat.engine.model_file import Model, input_specs, model_file, read_structure
 from onnxqat.engine.profiles import Shapes, shape_profile
 from onnxqat.engine.refusal import refusal
 
@@ -64,7 +64,7 @@ def build(
     with tempfile.TemporaryDirectory(prefix="onnxqat-build-") as scratch:
         folder = Path(scratch)
         path = model_file(model, folder)
-        profile = shape_profile(input_specs(path), shapes)
+        profile = shape_profile(input_specs(read_structure(path)), shapes)
         request = _Request(
             model=str(path),
             engine=str(folder / "engine"),

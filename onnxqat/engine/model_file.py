@@ -1,4 +1,4 @@
-"""Any form of a model as a file, which is what the compiler reads."""
+"""Any form of a model as a file, which is what the compiler and ONNX Runtime read."""
 
 from __future__ import annotations
 
@@ -13,25 +13,41 @@ from onnxqat.core.signature import InputSpec
 
 Model: TypeAlias = "str | Path | onnx.ModelProto | gs.Graph"
 
+_PROTOBUF_LIMIT = 2**31 - 2**20
+"""Bytes that certainly fit into one protobuf message (2 GB) with room for the rest of the file."""
+
 
 def model_file(model: Model, folder: Path) -> Path:
     """The path of the model: its own if it is one, else of a copy written to `folder`."""
     if isinstance(model, str | Path):
         return Path(model).resolve()
-    proto = gs.export_onnx(model) if isinstance(model, gs.Graph) else model
+    return write_model(gs.export_onnx(model) if isinstance(model, gs.Graph) else model, folder)
+
+
+def write_model(model: onnx.ModelProto, folder: Path) -> Path:
+    """The path of the model in `folder`, which is made; large weights lie beside it."""
+    folder.mkdir(exist_ok=True)
     path = folder / "model.onnx"
-    onnx.save(proto, path, save_as_external_data=proto.ByteSize() > 2**31 - 2**20)
+    onnx.save(model, path, save_as_external_data=model.ByteSize() > _PROTOBUF_LIMIT)
     return path
 
 
-def input_specs(path: Path) -> tuple[InputSpec, ...]:
-    """The inputs that a caller feeds: initializers that old exporters list are none."""
+def read_structure(path: Path) -> onnx.ModelProto:
+    """The model of a file, without weights that lie beside it.
+
+    Raises:
+        ModelError: It cannot be read.
+    """
     try:
-        graph = onnx.load(path, load_external_data=False).graph
-    except (OSError, ValueError) as error:
+        return onnx.load(path, load_external_data=False)
+    except Exception as error:  # protobuf's DecodeError derives from nothing narrower
         raise ModelError(f"cannot be read as an ONNX model: {error}", at=str(path)) from error
-    constants = {tensor.name for tensor in graph.initializer}
-    return tuple(_spec(value) for value in graph.input if value.name not in constants)
+
+
+def input_specs(model: onnx.ModelProto) -> tuple[InputSpec, ...]:
+    """The inputs that a caller feeds: initializers that old exporters list are none."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    return tuple(_spec(value) for value in model.graph.input if value.name not in constants)
 
 
 def _spec(value: onnx.ValueInfoProto) -> InputSpec:
