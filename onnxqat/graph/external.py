@@ -1,0 +1,146 @@
+"""Weights in files beside the model: mapped when read, streamed when written.
+
+Source: https://onnx.ai/onnx/repo-docs/ExternalData.html
+"""
+
+from __future__ import annotations
+
+from math import prod
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, BinaryIO
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from onnxqat.core.errors import ModelError
+from onnxqat.graph.exporter import tensor_proto
+from onnxqat.graph.importer import read_inline
+
+ALIGNMENT = 4096
+"""Tensors start at multiples of a memory page, so that runtimes can map them."""
+
+INLINE_BELOW = 1024
+"""Bytes under which a tensor stays in the model file: shapes and scales are wanted there."""
+
+_PACKED = {TensorProto.UINT4, TensorProto.INT4, TensorProto.FLOAT4E2M1}
+"""Types of which two elements share a byte."""
+
+
+class ExternalReader:
+    """Reads tensors of one model, mapping the external ones into memory."""
+
+    def __init__(self, folder: Path) -> None:
+        """Take the folder of the model, which no external path may leave."""
+        self._folder = folder
+
+    def __call__(self, tensor: TensorProto) -> NDArray[Any]:
+        """The array of a tensor, read-only; pages of an external one are read when first used.
+
+        Raises:
+            ModelError: The external file is missing, too short, or outside the folder.
+        """
+        if tensor.data_location != TensorProto.EXTERNAL:
+            return read_inline(tensor)
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        file = self._file(tensor.name, entries.get("location", ""))
+        return _map(tensor, file, entries)
+
+    def _file(self, tensor: str, location: str) -> Path:
+        file = self._folder / location
+        leaves = (
+            not location
+            or ".." in PurePosixPath(location.replace("\\", "/")).parts
+            or PurePosixPath(location).is_absolute()
+            or PureWindowsPath(location).is_absolute()
+            or not file.resolve().is_relative_to(self._folder.resolve())
+        )
+        if leaves:
+            raise ModelError(
+                f"the external data path '{location}' leaves the model's folder",
+                tensor=tensor,
+                fix="put the data file beside the model and name it by a relative path",
+            )
+        if not file.is_file():
+            raise ModelError(
+                f"the external data file '{location}' is missing",
+                tensor=tensor,
+                fix=f"put it into {self._folder.resolve()}",
+            )
+        return file
+
+
+def _map(tensor: TensorProto, file: Path, entries: dict[str, str]) -> NDArray[Any]:
+    count = prod(tensor.dims)
+    dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    needed = (count + 1) // 2 if tensor.data_type in _PACKED else count * dtype.itemsize
+    try:
+        offset = int(entries.get("offset") or 0)
+        length = int(entries.get("length") or needed)
+    except ValueError:
+        offset, length = -1, -1
+    size = file.stat().st_size
+    if length != needed or offset < 0 or offset + needed > size:
+        raise ModelError(
+            f"external data does not fit: bytes {offset} to {offset + length} of '{file.name}' "
+            f"({size} bytes) for a tensor of {needed} bytes",
+            tensor=tensor.name,
+            fix="copy the data file again (it may be truncated), or export the model again",
+        )
+    if tensor.data_type in _PACKED:
+        return _unpack(tensor, file, offset, needed)
+    if count == 0:
+        return np.zeros(tuple(tensor.dims), dtype)
+    return np.memmap(file, dtype, "r", offset, tuple(tensor.dims))
+
+
+def _unpack(tensor: TensorProto, file: Path, offset: int, length: int) -> NDArray[Any]:
+    """Two elements a byte: numpy has no such layout, so this one is read now."""
+    with file.open("rb") as stream:
+        stream.seek(offset)
+        inline = TensorProto(data_type=tensor.data_type, dims=tensor.dims, name=tensor.name)
+        inline.raw_data = stream.read(length)
+    return read_inline(inline)
+
+
+class ExternalWriter:
+    """Appends the values of big tensors to one data file."""
+
+    def __init__(self, file: Path, *, location: str) -> None:
+        """Take the file to write, and the name by which the model will know it."""
+        self._file = file
+        self._location = location
+
+    def __enter__(self) -> ExternalWriter:
+        self._stream: BinaryIO = self._file.open("wb")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+
+    def write(self, constant: gs.Constant) -> TensorProto:
+        """The proto of a constant: small ones whole, of big ones the place in the data file."""
+        values = constant._values
+        if values.nbytes < INLINE_BELOW or values.dtype.kind in "OVU":
+            return tensor_proto(constant)
+        self._stream.write(b"\0" * (-self._stream.tell() % ALIGNMENT))
+        proto = _shell(constant)
+        _point(proto, self._location, offset=self._stream.tell(), length=values.nbytes)
+        np.ascontiguousarray(values).tofile(self._stream)
+        return proto
+
+
+def _shell(constant: gs.Constant) -> TensorProto:
+    values = constant._values
+    return TensorProto(
+        name=constant.name,
+        data_type=helper.np_dtype_to_tensor_dtype(values.dtype),
+        dims=values.shape,
+        data_location=TensorProto.EXTERNAL,
+    )
+
+
+def _point(proto: TensorProto, location: str, *, offset: int, length: int) -> None:
+    for key, value in (("location", location), ("offset", offset), ("length", length)):
+        proto.external_data.add(key=key, value=str(value))

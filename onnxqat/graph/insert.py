@@ -1,0 +1,249 @@
+"""Write a plan and its calibration into a graph as QuantizeLinear and DequantizeLinear nodes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from onnxqat.core.calibration import Calibration
+from onnxqat.core.codec import encode
+from onnxqat.core.errors import PlacementError
+from onnxqat.core.plan import QuantPlan
+from onnxqat.core.qdq import quantize
+from onnxqat.core.spec import Edge, PerChannel, QuantSpec
+from onnxqat.graph.graph import Graph
+from onnxqat.graph.names import Names
+from onnxqat.graph.query import consumers, is_float, is_output, nodes_by_name
+
+PLAN_KEY = "onnxqat.plan"
+CALIBRATION_KEY = "onnxqat.calibration"
+"""Keys of the model's metadata under which the plan and the calibration lie as JSON."""
+
+
+def insert(graph: Graph, plan: QuantPlan, calibration: Calibration) -> Graph:
+    """A copy of the graph with one Q/DQ pair for each tensor that the plan quantizes.
+
+    Only edges that the plan names go through the pair. Weights in a format that fills its container
+    stay float and get Q and DQ; others are stored as codes under their own name, and get DQ.
+
+    Raises:
+        PlacementError: The plan or the calibration does not fit the graph.
+    """
+    result: Graph = graph.copy()
+    _Insertion(result, plan, calibration, Names(result)).run()
+    result.metadata[PLAN_KEY] = _json(plan)
+    result.metadata[CALIBRATION_KEY] = _json(calibration)
+    return result
+
+
+def scale_groups(plan: QuantPlan) -> dict[str, str]:
+    """Tensor -> the tensor that names the scale it uses: itself, or the leader of its group.
+
+    A tensor has one range, so its edges share a scale, and groups that meet in a tensor are one.
+    """
+    leader: dict[str, str] = {}
+
+    def find(tensor: str) -> str:
+        while leader.setdefault(tensor, tensor) != tensor:
+            tensor = leader[tensor]
+        return tensor
+
+    for edge, tensors in plan.groups.items():
+        for tensor in tensors:
+            ends = sorted({find(edge.tensor), find(tensor)}, key=lambda end: end != edge.tensor)
+            leader[ends[-1]] = ends[0]
+    return {tensor: find(tensor) for tensor in leader}
+
+
+def _json(value: QuantPlan | Calibration) -> str:
+    return json.dumps(encode(value), ensure_ascii=False, separators=(",", ":"))
+
+
+@dataclass(frozen=True)
+class _Insertion:
+    """One insertion at work on a graph of its own."""
+
+    graph: Graph
+    plan: QuantPlan
+    calibration: Calibration
+    names: Names
+
+    def run(self) -> None:
+        nodes = nodes_by_name(self.graph)
+        edges: dict[str, list[Edge]] = {}
+        for placement in self.plan.placements:
+            _check_edge(placement.edge, nodes)
+            edges.setdefault(placement.edge.tensor, []).append(placement.edge)
+        scales = self._scales(edges)
+        position = {name: i for i, name in enumerate(nodes)}
+        before: dict[str, list[gs.Node]] = {}
+        for tensor, readers in edges.items():
+            first = min(readers, key=lambda edge: position[edge.node])
+            pair = self._pair(nodes[first.node].inputs[first.index], readers, scales[tensor])
+            for edge in readers:
+                nodes[edge.node].inputs[edge.index] = pair[-1].outputs[0]
+            before.setdefault(first.node, []).extend(pair)
+        self.graph.nodes = [
+            item for node in self.graph.nodes for item in (*before.get(node.name, ()), node)
+        ]
+
+    def _scales(self, edges: dict[str, list[Edge]]) -> dict[str, gs.Constant]:
+        """The scale initializer of each tensor: one object for a group that shares it."""
+        scales: dict[str, gs.Constant] = {}
+        groups = scale_groups(self.plan)
+        for tensor in sorted(edges, key=lambda name: (groups[name] != name, name)):
+            value = self._scale(edges[tensor])
+            leader = groups[tensor]
+            if leader == tensor:
+                scales[tensor] = gs.Constant(self.names.tensor(f"{tensor}_scale"), value)
+                continue
+            _check_shared(edges[tensor][0], leader, own=value, shared=scales[leader].values)
+            scales[tensor] = scales[leader]
+        return scales
+
+    def _scale(self, edges: list[Edge]) -> NDArray[np.float32]:
+        spec = self._spec(edges)
+        value = self.calibration.scale_of(edges[0].tensor, spec.dtype)
+        if isinstance(spec.granularity, PerChannel):
+            value = value.reshape(-1)
+        elif value.ndim:
+            raise PlacementError(
+                f"the plan wants one scale, and the calibration has {value.size} ranges",
+                tensor=edges[0].tensor,
+                at=f"edge {edges[0]}",
+                fix="calibrate the same plan that you insert",
+            )
+        return value
+
+    def _spec(self, edges: list[Edge]) -> QuantSpec:
+        specs = {self.plan.spec_of(edge): edge for edge in edges}
+        if len(specs) > 1:
+            raise PlacementError(
+                "two edges of one tensor want different formats, but a tensor has one range",
+                tensor=edges[0].tensor,
+                at=" and ".join(f"edge {edge}" for edge in specs.values()),
+                fix="give both the same spec, or place only one of them",
+            )
+        return next(iter(specs))
+
+    def _pair(
+        self, tensor: gs.Tensor, edges: list[Edge], scale: gs.Constant
+    ) -> tuple[gs.Node, ...]:
+        """The nodes of one pair, last the DequantizeLinear, connected to the tensor."""
+        spec = self._spec(edges)
+        _check_tensor(tensor, edges[0], spec, scale.values)
+        attrs = {"axis": spec.granularity.axis} if isinstance(spec.granularity, PerChannel) else {}
+        zero_point = gs.Constant(
+            self.names.tensor(f"{tensor.name}_zero_point"), np.zeros(scale.values.shape, np.int8)
+        )
+        shape = None if tensor.shape is None else list(tensor.shape)
+        output = gs.Variable(
+            self.names.tensor(f"{tensor.name}_dequantized"), np.dtype(np.float32), shape
+        )
+        nodes = []
+        if spec.dtype.fills_container:
+            codes = gs.Variable(
+                self.names.tensor(f"{tensor.name}_quantized"), np.dtype(np.int8), shape
+            )
+            source = [tensor, scale, zero_point]
+            nodes.append(self._node("QuantizeLinear", tensor.name, attrs, source, codes))
+        else:
+            self._check_stored(tensor, edges)
+            codes = _stored_codes(tensor, spec, scale)
+        source = [codes, scale, zero_point]
+        nodes.append(self._node("DequantizeLinear", tensor.name, attrs, source, output))
+        return tuple(nodes)
+
+    def _node(
+        self,
+        op: str,
+        tensor: str,
+        attrs: dict[str, int],
+        inputs: list[gs.Tensor],
+        output: gs.Variable,
+    ) -> gs.Node:
+        name = self.names.node(f"{tensor}_{op}")
+        return gs.Node(op, name, dict(attrs), inputs=inputs, outputs=[output])
+
+    def _check_stored(self, tensor: gs.Tensor, edges: list[Edge]) -> None:
+        """Codes replace the float values, so that nothing may still read those."""
+        if not isinstance(tensor, gs.Constant):
+            raise PlacementError(
+                "this format exists for constants only: QuantizeLinear would saturate at the "
+                "limits of its container",
+                at=f"edge {edges[0]}",
+                fix="quantize activations in a format that fills its container, as int8",
+            )
+        placed = {(edge.node, edge.index) for edge in edges}
+        for node, index in consumers(tensor):
+            if (node.name, index) not in placed:
+                raise PlacementError(
+                    "a weight stored as codes is also read as float",
+                    at=f"edge {Edge(tensor.name, node.name, index)}",
+                    fix="place every edge of the weight, or none",
+                )
+        if is_output(self.graph, tensor):
+            raise PlacementError("a graph output cannot become codes", at=f"edge {edges[0]}")
+
+
+def _stored_codes(tensor: gs.Constant, spec: QuantSpec, scale: gs.Constant) -> gs.Constant:
+    axis = spec.granularity.axis if isinstance(spec.granularity, PerChannel) else None
+    codes = quantize(tensor.values, scale.values, dtype=spec.dtype, axis=axis)
+    return gs.Constant(tensor.name, codes)
+
+
+def _check_edge(edge: Edge, nodes: dict[str, gs.Node]) -> None:
+    for problem in _edge_problems(edge, nodes.get(edge.node)):
+        raise PlacementError(
+            problem, at=f"edge {edge}", fix="place the same prepared graph that you insert into"
+        )
+
+
+def _edge_problems(edge: Edge, node: gs.Node | None) -> Iterator[str]:
+    if node is None:
+        yield f"the main graph has no node '{edge.node}'"
+    elif not 0 <= edge.index < len(node.inputs):
+        yield f"the node has {len(node.inputs)} inputs"
+    elif node.inputs[edge.index].name != edge.tensor:
+        yield f"this input of the node reads '{node.inputs[edge.index].name}'"
+
+
+def _check_tensor(
+    tensor: gs.Tensor, edge: Edge, spec: QuantSpec, scale: NDArray[np.float32]
+) -> None:
+    for problem in _tensor_problems(tensor, spec, scale):
+        raise PlacementError(
+            problem, at=f"edge {edge}", fix="leave the edge out, or correct its spec"
+        )
+
+
+def _tensor_problems(
+    tensor: gs.Tensor, spec: QuantSpec, scale: NDArray[np.float32]
+) -> Iterator[str]:
+    if tensor.dtype is not None and not is_float(tensor):
+        yield f"only float32 tensors are quantized, and this one is {np.dtype(tensor.dtype).name}"
+    if not isinstance(spec.granularity, PerChannel):
+        return
+    axis, shape = spec.granularity.axis, tensor.shape
+    if not isinstance(tensor, gs.Constant):
+        yield "per-channel scales are for weights: TensorRT runs such a layer in float"
+    elif not 0 <= axis < len(shape):
+        yield f"axis {axis} is outside the weight's shape {list(shape)}"
+    elif shape[axis] != scale.size:
+        yield f"{scale.size} scales for {shape[axis]} channels (axis {axis} of {list(shape)})"
+
+
+def _check_shared(
+    edge: Edge, leader: str, *, own: NDArray[np.float32], shared: NDArray[np.float32]
+) -> None:
+    if own.shape != shared.shape or (own != shared).any():
+        raise PlacementError(
+            f"the edge shares its scale with tensor '{leader}', but their ranges differ",
+            at=f"edge {edge}",
+            fix="calibrate with the plan that shares the scale",
+        )

@@ -1,0 +1,116 @@
+"""Questions about a graph that every stage asks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+from onnx_graphsurgeon.ir.tensor import SparseValues
+
+from onnxqat.core.errors import ModelError
+from onnxqat.core.signature import InputSpec
+from onnxqat.core.spec import Edge
+from onnxqat.graph.graph import subgraphs
+
+
+def producer(tensor: gs.Tensor) -> gs.Node | None:
+    """The node that computes a tensor; None for graph inputs, constants and absent inputs."""
+    return tensor.inputs[0] if tensor.inputs else None
+
+
+def consumers(tensor: gs.Tensor) -> tuple[tuple[gs.Node, int], ...]:
+    """The nodes that read a tensor, each with the input's index; those in subgraphs included.
+
+    A node that reads it twice comes twice.
+    """
+    nodes = {id(node): node for node in tensor.outputs}.values()
+    return tuple(
+        (node, i) for node in nodes for i, read in enumerate(node.inputs) if read is tensor
+    )
+
+
+def edges_of(tensor: gs.Tensor) -> tuple[Edge, ...]:
+    """The edges through which nodes read a tensor, sorted."""
+    return tuple(sorted(Edge(tensor.name, node.name, i) for node, i in consumers(tensor)))
+
+
+def is_output(graph: gs.Graph, tensor: gs.Tensor) -> bool:
+    """Whether a tensor is an output of this graph."""
+    return any(tensor is output for output in graph.outputs)
+
+
+def constant_value(tensor: gs.Tensor) -> NDArray[Any] | None:
+    """The array of a constant, not to be written to; None for any other tensor."""
+    if not isinstance(tensor, gs.Constant):
+        return None
+    values = tensor._values
+    if isinstance(values, SparseValues):
+        return _dense(values.tensor)
+    array: NDArray[Any] = tensor.values
+    return array
+
+
+def _dense(sparse: Any) -> NDArray[Any]:
+    """The full array of a sparse tensor: its indices are flat, or one column a dimension."""
+    from onnx import numpy_helper
+
+    values = numpy_helper.to_array(sparse.values)
+    indices = numpy_helper.to_array(sparse.indices)
+    dense = np.zeros(tuple(sparse.dims), values.dtype)
+    if indices.ndim == 1:
+        dense.reshape(-1)[indices] = values
+    else:
+        dense[tuple(indices.T)] = values
+    return dense
+
+
+def is_float(tensor: gs.Tensor) -> bool:
+    """Whether a tensor is float32: the type that INT8 is put around."""
+    return tensor.dtype is not None and np.dtype(tensor.dtype) == np.float32
+
+
+def is_weight(tensor: gs.Tensor) -> bool:
+    """Whether a tensor is a constant float array of two or more dimensions."""
+    return isinstance(tensor, gs.Constant) and is_float(tensor) and len(tensor.shape) > 1
+
+
+def nodes_by_name(graph: gs.Graph) -> dict[str, gs.Node]:
+    """The nodes of the main graph, by name.
+
+    Raises:
+        ModelError: Two nodes have one name, or one has none; `prepare` sees to both.
+    """
+    nodes: dict[str, gs.Node] = {}
+    for node in graph.nodes:
+        if not node.name or node.name in nodes:
+            raise ModelError(
+                "nodes need unique names", node=node.name or f"<{node.op}>", fix="prepare the graph"
+            )
+        nodes[node.name] = node
+    return nodes
+
+
+def input_specs(graph: gs.Graph) -> tuple[InputSpec, ...]:
+    """Name, type and shape of each graph input, in order.
+
+    Raises:
+        ModelError: An input is no tensor, or its type or rank is not declared.
+    """
+    return tuple(_input_spec(tensor) for tensor in graph.inputs)
+
+
+def _input_spec(tensor: gs.Variable) -> InputSpec:
+    if tensor.dtype is None or tensor.shape is None or tensor.type != "tensor_type":
+        raise ModelError(
+            "a graph input has no declared type and shape, or is no tensor",
+            tensor=tensor.name,
+            fix="export the model with typed tensor inputs",
+        )
+    return InputSpec(tensor.name, np.dtype(tensor.dtype).name, tuple(tensor.shape))
+
+
+def has_subgraphs(node: gs.Node) -> bool:
+    """Whether a node holds graphs of its own: If, Loop, Scan."""
+    return any(True for _ in subgraphs(node))
