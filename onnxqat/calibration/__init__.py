@@ -1,1 +1,8 @@
-"""Activations become ranges."""
+"""Ranges of tensors: collected from data through ONNX Runtime, chosen by a calibrator."""
+
+from onnxqat.calibration.calibrate import calibrate
+from onnxqat.calibration.collect import collect
+from onnxqat.calibration.config import CalibrationConfig
+from onnxqat.calibration.statistics import Statistics
+
+__all__ = ["CalibrationConfig", "Statistics", "calibrate", "collect"]

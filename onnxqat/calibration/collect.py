@@ -1,0 +1,77 @@
+"""Streams a model's activations out of ONNX Runtime into statistics of bounded size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from onnxqat.calibration.config import CalibrationConfig
+from onnxqat.calibration.histogram import TensorStatistics
+from onnxqat.calibration.runtime import TensorReader
+from onnxqat.calibration.statistics import Statistics, fingerprint
+from onnxqat.core.errors import DataError
+from onnxqat.data import Batch, Dataset
+from onnxqat.graph import Graph
+
+Progress = Callable[[int, int | None], None]
+"""Called with the number of samples done, and of all where it is known."""
+
+_BATCH_BYTES = 8 << 20
+"""Bytes of observed activations that a batch aims at. Larger batches are slower, since activations
+leave the processor's cache, and need more memory (measured on ResNet-20 and MobileNet v1)."""
+_LARGEST_BATCH = 64
+
+_DEFAULTS = CalibrationConfig()
+
+
+def collect(
+    graph: Graph,
+    tensors: Sequence[str],
+    data: Dataset,
+    *,
+    config: CalibrationConfig = _DEFAULTS,
+    on_progress: Progress | None = None,
+) -> Statistics:
+    """Statistics of `tensors` over the data; memory does not depend on the number of samples.
+
+    Raises:
+        DataError: The data does not fit the model, or makes an activation NaN or infinite.
+        ModelError: ONNX Runtime cannot run the model.
+    """
+    observed = {name: TensorStatistics() for name in sorted(set(tensors))}
+    reader = TensorReader(graph, tuple(observed), threads=config.threads)
+    size = config.batch_size or _batch_size(reader, data)
+    total = _total(data, config)
+    done = 0
+    for number, batch in enumerate(data.batches(size, samples=config.samples)):
+        _observe(observed, reader, batch, number)
+        done += len(batch)
+        if on_progress is not None:
+            on_progress(done, total)
+    return Statistics(fingerprint(graph), done, observed)
+
+
+def _observe(
+    observed: dict[str, TensorStatistics], reader: TensorReader, batch: Batch, number: int
+) -> None:
+    for name, values in reader(batch.inputs).items():
+        if not observed[name].observe(values):
+            raise DataError(
+                "an activation is NaN or infinite",
+                tensor=name,
+                at=f"batch {number}",
+                fix="leave such samples out, or mend the model",
+            )
+
+
+def _batch_size(reader: TensorReader, data: Dataset) -> int:
+    """As many samples as fill `_BATCH_BYTES` with activations, by a look at the first ones."""
+    first = next(data.batches(1), None)
+    if first is None:
+        return 1
+    seen = sum(values.nbytes for values in reader(first.inputs).values())
+    return min(max(_BATCH_BYTES * len(first) // max(seen, 1), 1), _LARGEST_BATCH)
+
+
+def _total(data: Dataset, config: CalibrationConfig) -> int | None:
+    known = [size for size in (data.size, config.samples) if size is not None]
+    return min(known) if data.size is not None else None

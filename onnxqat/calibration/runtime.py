@@ -1,0 +1,89 @@
+"""Inner tensors of a graph, read through ONNX Runtime."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from onnxqat.core.errors import ModelError
+from onnxqat.graph import Graph, to_model
+
+Arrays = Mapping[str, NDArray[Any]]
+
+_SERIALIZABLE = 1 << 30
+"""Bytes of a model that is handed over in memory; protobuf itself ends at 2 GB."""
+
+
+class TensorReader:
+    """Runs a graph and returns the tensors that were asked for.
+
+    Graph optimizations are off, so that every tensor keeps its name and value.
+    """
+
+    def __init__(self, graph: Graph, tensors: Sequence[str], *, threads: int | None = None) -> None:
+        inputs = {tensor.name for tensor in graph.inputs}
+        self._fed = [name for name in tensors if name in inputs]
+        self._computed = [name for name in tensors if name not in inputs]
+        self._session = _session(_with_outputs(graph, self._computed), threads)
+
+    def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        """The tensors by name, for one batch of inputs.
+
+        Raises:
+            ModelError: ONNX Runtime fails on the batch.
+        """
+        read = {name: inputs[name] for name in self._fed}
+        if not self._computed:
+            return read
+        try:
+            values = self._session.run(self._computed, dict(inputs))
+        except Exception as error:
+            raise ModelError(
+                f"ONNX Runtime cannot run the model on this batch: {error}",
+                fix="check the model and the data with onnxruntime alone",
+            ) from error
+        return {**read, **dict(zip(self._computed, values, strict=True))}
+
+
+def _with_outputs(graph: Graph, tensors: Sequence[str]) -> onnx.ModelProto:
+    model = to_model(graph)
+    outputs = {output.name for output in model.graph.output}
+    model.graph.output.extend(
+        onnx.ValueInfoProto(name=name) for name in tensors if name not in outputs
+    )
+    return model
+
+
+def _session(model: onnx.ModelProto, threads: int | None) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        if model.ByteSize() < _SERIALIZABLE:
+            return _open(model.SerializeToString(), options)
+        return _large_session(model, options)
+    except Exception as error:
+        raise ModelError(
+            f"ONNX Runtime cannot load the model: {error}",
+            fix="calibration needs a model that ONNX Runtime can run",
+        ) from error
+
+
+def _large_session(model: onnx.ModelProto, options: ort.SessionOptions) -> ort.InferenceSession:
+    """A session on a model that is too large to serialize: through files that it keeps open."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        onnx.save_model(model, path, save_as_external_data=True, location="weights")
+        return _open(str(path), options)
+
+
+def _open(model: bytes | str, options: ort.SessionOptions) -> ort.InferenceSession:
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
