@@ -21,14 +21,13 @@ from onnxqat.config_file import DataSource
 from onnxqat.core.comparison import Comparison
 from onnxqat.core.engine_plan import EnginePlan
 from onnxqat.core.errors import BuildError, TrainingError
-from onnxqat.core.finding import Finding
-from onnxqat.core.precision import Precision, count_in, node_precisions
-from onnxqat.core.summary import ModelRow, StageTime, Summary
+from onnxqat.core.summary import StageTime, Summary
 from onnxqat.data import Dataset, open_data
 from onnxqat.engine import build, compare
-from onnxqat.graph import Change, Graph, heavy_nodes, input_specs, insert, load, prepare
+from onnxqat.graph import Change, Graph, input_specs, insert, load, prepare
 from onnxqat.placement import place
 from onnxqat.recipe import Recipe, read_recipe
+from onnxqat.report.summarize import Engines, Evidence, summarize
 from onnxqat.run_folder import RunFolder
 from onnxqat.training import Finetuned, StepRecord, finetune
 
@@ -103,8 +102,15 @@ def run(recipe: Recipe | Path | str, out: Path | str, *, watch: Watch = Watch())
         findings = audit(qat)
         folder.save_findings(findings)
 
-    evidence = _Evidence(tuned, comparisons, engines, findings)
-    summary = _summarize(recipe, fp32, evidence, folder, clock.times)
+    evidence = Evidence(
+        fp32=fp32,
+        tuned=tuned,
+        comparisons=comparisons,
+        engines=engines,
+        findings=findings,
+        file_bytes=folder.model_sizes(),
+    )
+    summary = summarize(recipe, evidence, clock.times)
     folder.save_summary(summary)
     return summary
 
@@ -157,15 +163,7 @@ def _compare_all(
     }
 
 
-@dataclass(frozen=True)
-class _Engines:
-    """What the compiler made of each model, and what it refused."""
-
-    plans: dict[str, EnginePlan]
-    refusals: tuple[str, ...]
-
-
-def _build_all(models: dict[str, Graph], recipe: Recipe, folder: RunFolder) -> _Engines:
+def _build_all(models: dict[str, Graph], recipe: Recipe, folder: RunFolder) -> Engines:
     """Compile each model. A refusal is told in the summary: it must not cost the trained model."""
     plans: dict[str, EnginePlan] = {}
     refusals: list[str] = []
@@ -181,91 +179,7 @@ def _build_all(models: dict[str, Graph], recipe: Recipe, folder: RunFolder) -> _
             continue
         plans[name] = built.plan
         folder.save_engine(name.lower(), built.engine, built.plan)
-    return _Engines(plans, tuple(refusals))
-
-
-@dataclass(frozen=True)
-class _Evidence:
-    """All that a summary is made of."""
-
-    tuned: Finetuned
-    comparisons: dict[str, Comparison]
-    engines: _Engines
-    findings: tuple[Finding, ...]
-
-
-def _summarize(
-    recipe: Recipe,
-    fp32: Graph,
-    evidence: _Evidence,
-    folder: RunFolder,
-    times: tuple[StageTime, ...],
-) -> Summary:
-    heavy = heavy_nodes(fp32)
-    comparison = evidence.comparisons.get("QAT")
-    plan = evidence.engines.plans.get("QAT")
-    return Summary(
-        model=recipe.model.name,
-        format=recipe.placement.format,
-        metric=comparison.metric if comparison is not None else None,
-        samples=comparison.samples if comparison is not None else 0,
-        target=f"{plan.backend} {plan.target}" if plan is not None else None,
-        rows=tuple(_row(name, heavy, evidence, folder) for name in ("FP32", "PTQ", "QAT")),
-        times=times,
-        notes=_notes(evidence),
-    )
-
-
-def _row(
-    name: str, heavy: tuple[tuple[str, str], ...], evidence: _Evidence, folder: RunFolder
-) -> ModelRow:
-    plan = evidence.engines.plans.get(name)
-    return ModelRow(
-        name=name,
-        **_accuracy(name, evidence.comparisons),
-        int8_nodes=_int8_nodes(plan, heavy) if plan is not None else None,
-        heavy_nodes=len(heavy),
-        activation_bytes=plan.activation_bytes if plan is not None else None,
-        file_bytes=folder.model_path(name).stat().st_size,
-    )
-
-
-def _int8_nodes(plan: EnginePlan, heavy: tuple[tuple[str, str], ...]) -> int:
-    return count_in(Precision.INT8, node_precisions(plan, heavy))
-
-
-def _accuracy(name: str, comparisons: dict[str, Comparison]) -> dict[str, float | None]:
-    if name not in comparisons:
-        reference = next(iter(comparisons.values()), None)
-        metric = reference.reference_metric if reference is not None else None
-        return {"metric": metric, "agreement": None, "sqnr_db": None}
-    found = comparisons[name]
-    return {
-        "metric": found.candidate_metric,
-        "agreement": found.agreement,
-        "sqnr_db": found.sqnr_db,
-    }
-
-
-def _notes(evidence: _Evidence) -> tuple[str, ...]:
-    """What the reader of the table has to know."""
-    tuned, engines = evidence.tuned, evidence.engines
-    notes = list(engines.refusals)
-    if not evidence.comparisons:
-        notes.append("no [data.test] in the recipe, so no accuracy was measured")
-    if tuned.best_step == 0:
-        notes.append("no step of the training was better than its start: QAT is PTQ, unchanged")
-    if tuned.stopped == "non-finite":
-        step = tuned.history[-1].step
-        notes.append(f"the loss was no number at step {step}: training stopped, the best is kept")
-    if any(plan.backend == "rtx" for plan in engines.plans.values()):
-        notes.append(
-            "compiled without a GPU: that proves which layers run in INT8 and what crosses memory, "
-            "not the fused epilogues, and not the speed"
-        )
-    if evidence.findings:
-        notes.append(f"the audit has {len(evidence.findings)} findings, see findings.json")
-    return tuple(notes)
+    return Engines(plans, tuple(refusals))
 
 
 class _Clock:

@@ -44,6 +44,13 @@ class RunFolder:
         """Where the model `fp32`, `ptq` or `qat` lies."""
         return self.path / f"{name.lower()}.onnx"
 
+    def model_sizes(self) -> dict[str, int]:
+        """Bytes on disk of each model, external data included, by name in upper case."""
+        return {
+            path.stem.upper(): sum(part.stat().st_size for part in self.path.glob(f"{path.name}*"))
+            for path in sorted(self.path.glob("*.onnx"))
+        }
+
     def save_prepared(self, graph: Graph, changes: Sequence[Change]) -> None:
         """The prepared FP32 model, and what preparing it changed."""
         self.save_model("fp32", graph)

@@ -1,0 +1,105 @@
+"""A run in one table: its evidence in short."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from onnxqat.core.comparison import Comparison
+from onnxqat.core.engine_plan import EnginePlan
+from onnxqat.core.finding import Finding
+from onnxqat.core.precision import HEAVY_OPS, Precision, count_in, node_precisions
+from onnxqat.core.summary import ModelRow, StageTime, Summary
+from onnxqat.graph import Graph
+from onnxqat.recipe import Recipe
+from onnxqat.training import Finetuned
+
+MODELS = ("FP32", "PTQ", "QAT")
+
+
+@dataclass(frozen=True)
+class Engines:
+    """What the compiler made of each model, by name, and what it refused."""
+
+    plans: Mapping[str, EnginePlan]
+    refusals: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """All that a summary is made of."""
+
+    fp32: Graph
+    """As prepared, so that its nodes have names."""
+    tuned: Finetuned
+    comparisons: Mapping[str, Comparison]
+    engines: Engines
+    findings: tuple[Finding, ...]
+    file_bytes: Mapping[str, int]
+
+
+def summarize(recipe: Recipe, evidence: Evidence, times: tuple[StageTime, ...]) -> Summary:
+    """The summary of a run; what was not measured is None."""
+    comparison = evidence.comparisons.get("QAT")
+    plan = evidence.engines.plans.get("QAT")
+    return Summary(
+        model=recipe.model.name,
+        format=recipe.placement.format,
+        metric=comparison.metric if comparison is not None else None,
+        samples=comparison.samples if comparison is not None else 0,
+        target=f"{plan.backend} {plan.target}" if plan is not None else None,
+        rows=tuple(_row(name, evidence) for name in MODELS),
+        times=times,
+        notes=_notes(evidence),
+    )
+
+
+def _row(name: str, evidence: Evidence) -> ModelRow:
+    heavy = [(node.name, node.op) for node in evidence.fp32.nodes if node.op in HEAVY_OPS]
+    plan = evidence.engines.plans.get(name)
+    return ModelRow(
+        name=name,
+        **_accuracy(name, evidence.comparisons),
+        int8_nodes=_int8_nodes(plan, heavy) if plan is not None else None,
+        heavy_nodes=len(heavy),
+        activation_bytes=plan.activation_bytes if plan is not None else None,
+        file_bytes=evidence.file_bytes[name],
+    )
+
+
+def _int8_nodes(plan: EnginePlan, heavy: list[tuple[str, str]]) -> int:
+    return count_in(Precision.INT8, node_precisions(plan, heavy))
+
+
+def _accuracy(name: str, comparisons: Mapping[str, Comparison]) -> dict[str, float | None]:
+    found = comparisons.get(name)
+    if found is None:  # the reference itself, or nothing was compared
+        any_one = next(iter(comparisons.values()), None)
+        metric = any_one.reference_metric if any_one is not None else None
+        return {"metric": metric, "agreement": None, "sqnr_db": None}
+    return {
+        "metric": found.candidate_metric,
+        "agreement": found.agreement,
+        "sqnr_db": found.sqnr_db,
+    }
+
+
+def _notes(evidence: Evidence) -> tuple[str, ...]:
+    """What the reader of the table has to know."""
+    tuned, engines = evidence.tuned, evidence.engines
+    notes = list(engines.refusals)
+    if not evidence.comparisons:
+        notes.append("no [data.test] in the recipe, so no accuracy was measured")
+    if tuned.best_step == 0:
+        notes.append("no step of the training was better than its start: QAT is PTQ, unchanged")
+    if tuned.stopped == "non-finite":
+        step = tuned.history[-1].step
+        notes.append(f"the loss was no number at step {step}: training stopped, the best is kept")
+    if any(plan.backend == "rtx" for plan in engines.plans.values()):
+        notes.append(
+            "compiled without a GPU: that proves which layers run in INT8 and what crosses memory, "
+            "not the fused epilogues, and not the speed"
+        )
+    if evidence.findings:
+        notes.append(f"the audit has {len(evidence.findings)} findings, see findings.json")
+    return tuple(notes)
