@@ -49,4 +49,3 @@ class Summary:
     times: tuple[StageTime, ...]
     notes: tuple[str, ...]
     """Sentences that the reader of the table has to know."""
-    interrupted: bool = False

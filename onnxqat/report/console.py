@@ -26,7 +26,9 @@ def summary_table(summary: Summary) -> RenderableType:
         "", *(row.name for row in summary.rows), title=f"{summary.model} ({summary.format})"
     )
     for label, cell in _SUMMARY_LINES:
-        table.add_row(label.format(summary=summary), *(cell(row) for row in summary.rows))
+        table.add_row(
+            label.format(metric=summary.metric or "metric"), *(cell(row) for row in summary.rows)
+        )
     times = "  ".join(f"{time.stage} {time.seconds:.1f} s" for time in summary.times)
     notes = [Text(f"• {note}") for note in summary.notes]
     return Group(table, Text(f"times: {times}", style="dim"), *notes)
