@@ -43,14 +43,15 @@ _QUANTIZED = {
 _FLOAT = {"Float": Precision.FP32, "Half": Precision.FP16, "BFloat16": Precision.BF16}
 """The compiler's words for datatypes."""
 
-_MULTIPLIERS = frozenset(
-    {"correlation", "convolution", "deconvolution", "gemm", "matrixmultiply", "matrix_multiply"}
-)
-"""Kinds of layer, in lower case, that multiply matrices."""
+_MULTIPLYING_KIND = re.compile(r"correlation|conv|gemm|matrix_?multiply", re.IGNORECASE)
+"""Kinds of layer that multiply matrices: correlation, deconv, gemm; Convolution in TensorRT."""
 
-_MULTIPLYING_NAME = re.compile(r"_mha_|_gemm_|__myl_(?:[A-Z][a-z]+)*?(?:Fc|Corr|MulSum)")
-"""Names of fused kernels that multiply matrices tell it by their steps: `__myl_FcAdd`,
-`__myl_CorrMulAdd`, `_gemm_mha_v2`; the product with a single vector is `MulSum`."""
+_STEPS = re.compile(r"__myl_(?P<before>(?:[A-Z][a-z]+)*?)(?P<product>Fc|Corr|MulSum)")
+"""Fused kernels tell their steps in order, as `__myl_CorrMulAdd`; these words are the product of
+matrices (`MulSum`: of a matrix and a vector)."""
+
+_FUSED_ATTENTION = "_mha_"
+"""In the name of the kernel that is both products of an attention block, as `_gemm_mha_v2`."""
 
 
 @dataclass(frozen=True)
@@ -79,15 +80,28 @@ def count_in(precision: Precision, nodes: Iterable[NodePrecision]) -> int:
 def layer_precision(layer: EngineLayer) -> Precision:
     """The precision in which a layer multiplies.
 
-    A quantized type counts only where both operands have one: two inputs, or an input and a
-    constant. With one side quantized, the kernel multiplies in the type of the other.
+    A quantized type counts only where both operands have one (two inputs, or an input and a
+    constant) and the kernel does not cast them first: `__myl_CastMulCastMulFc` reads INT8 on both
+    sides, and multiplies floats.
     """
     quantized = [view for view in layer.inputs if view.dtype in _QUANTIZED]
     constants = [view for view in layer.constants if view.dtype in _QUANTIZED]
-    if len(quantized) + min(len(constants), 1) >= 2:
+    both = len(quantized) + min(len(constants), 1) >= _operands(layer)
+    if both and not _casts_first(layer):
         return _QUANTIZED[_largest(quantized).dtype]
-    floats = [view for view in (*layer.inputs, *layer.constants) if view.dtype in _FLOAT]
+    views = (*layer.inputs, *layer.constants, *layer.outputs)
+    floats = [view for view in views if view.dtype in _FLOAT]
     return _FLOAT[_largest(floats).dtype] if floats else Precision.OTHER
+
+
+def _operands(layer: EngineLayer) -> int:
+    """Query, key and value in fused attention, else two matrices."""
+    return 3 if _FUSED_ATTENTION in layer.name else 2
+
+
+def _casts_first(layer: EngineLayer) -> bool:
+    steps = _STEPS.search(layer.name)
+    return "Cast" in (steps["before"] if steps is not None else layer.name)
 
 
 def _node_precision(plan: EnginePlan, *, node: str, op: str) -> NodePrecision:
@@ -104,9 +118,9 @@ def _distance_from_product(layer: EngineLayer, node: str) -> int:
     A quantized Conv becomes a correlation and a pointwise kernel for its epilogue, both of which
     name the node: only the first multiplies.
     """
-    if layer.kind.lower() in _MULTIPLIERS:
+    if _MULTIPLYING_KIND.search(layer.kind):
         return 0 if node in layer.name else 1
-    return 2 if _MULTIPLYING_NAME.search(f"{layer.name} {layer.tactic}") else 3
+    return 2 if _FUSED_ATTENTION in layer.name or _STEPS.search(layer.name) else 3
 
 
 def _largest(views: Sequence[TensorView]) -> TensorView:

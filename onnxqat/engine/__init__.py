@@ -2,6 +2,7 @@
 
 from onnxqat.engine.build import Built, build
 from onnxqat.engine.compare import compare
+from onnxqat.engine.model_file import heavy_nodes
 from onnxqat.engine.profiles import ShapeRange
 
-__all__ = ["Built", "ShapeRange", "build", "compare"]
+__all__ = ["Built", "ShapeRange", "build", "compare", "heavy_nodes"]

@@ -24,9 +24,10 @@ from onnxqat.engine.backends import (
     sm_name,
 )
 from onnxqat.engine.layers import parse_inspector, parse_log
-from onnxqat.engine.model_file import Model, input_specs, model_file, read_structure
+from onnxqat.engine.model_file import Model, model_file
 from onnxqat.engine.profiles import Shapes, shape_profile
-from onnxqat.engine.refusal import refusal
+from onnxqat.engine.refusal import CRASH_FIX, refusal
+from onnxqat.graph.query import input_specs
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,10 @@ def build(
     target = _target(chosen, compute_capability)
     with tempfile.TemporaryDirectory(prefix="onnxqat-build-") as scratch:
         folder = Path(scratch)
-        path = model_file(model, folder)
-        profile = shape_profile(input_specs(read_structure(path)), shapes)
+        file = model_file(model, folder / "model")
+        profile = shape_profile(input_specs(file.graph), shapes)
         request = _Request(
-            model=str(path),
+            model=str(file.path),
             engine=str(folder / "engine"),
             layers=str(folder / "layers.json"),
             rtx=chosen == "rtx",
@@ -138,9 +139,5 @@ def _environment(*, rtx: bool) -> dict[str, str]:
 
 def _failure(code: int, log: str) -> BuildError:
     if code < 0:
-        return BuildError(
-            f"the TensorRT compiler crashed (signal {-code})",
-            fix="compile the float model: if that crashes too, report it to NVIDIA; "
-            "else exclude nodes from quantization until it compiles",
-        )
+        return BuildError(f"the TensorRT compiler crashed (signal {-code})", fix=CRASH_FIX)
     return refusal(log)

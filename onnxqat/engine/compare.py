@@ -65,7 +65,7 @@ def _both_running(
     with tempfile.TemporaryDirectory(prefix="onnxqat-compare-") as scratch, ExitStack() as stack:
         models = {"reference": reference, "candidate": candidate}
         files = {name: model_file(model, Path(scratch, name)) for name, model in models.items()}
-        inner = shared_inner_tensors(*files.values()) if layers else ()
+        inner = shared_inner_tensors(*(file.graph for file in files.values())) if layers else ()
         runners = [
             stack.enter_context(
                 running(with_outputs(file, inner, Path(scratch, f"inner {name}")), name)

@@ -73,7 +73,8 @@ def is_class_scores(output: Array, samples: int) -> bool:
 
 
 def _top1(scores: Array) -> NDArray[np.int64]:
-    return scores.reshape(len(scores), -1).argmax(axis=1)
+    classes: NDArray[np.int64] = scores.reshape(len(scores), -1).argmax(axis=1)
+    return classes
 
 
 def _energy(values: NDArray[np.float64]) -> float:

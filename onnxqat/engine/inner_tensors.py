@@ -5,29 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import onnx
-
-from onnxqat.engine.model_file import read_structure, write_model
-
-
-def shared_inner_tensors(reference: Path, candidate: Path) -> tuple[str, ...]:
-    """Names of tensors inside both models, outputs left out, in the reference's order."""
-    ours, theirs = (read_structure(path).graph for path in (reference, candidate))
-    outputs = {value.name for value in (*ours.output, *theirs.output)}
-    common = set(_produced(theirs)) - outputs
-    return tuple(name for name in _produced(ours) if name in common)
+from onnxqat.engine.model_file import ModelFile, write_model
+from onnxqat.graph import Graph
 
 
-def with_outputs(path: Path, names: Sequence[str], folder: Path) -> Path:
-    """A copy of the model, in `folder`, with more outputs; the model itself without more names."""
+def shared_inner_tensors(reference: Graph, candidate: Graph) -> tuple[str, ...]:
+    """Names of tensors inside both graphs, outputs left out, in the reference's order."""
+    outputs = {tensor.name for tensor in (*reference.outputs, *candidate.outputs)}
+    common = set(_produced(candidate)) - outputs
+    return tuple(name for name in _produced(reference) if name in common)
+
+
+def with_outputs(model: ModelFile, names: Sequence[str], folder: Path) -> Path:
+    """A file of the model with more outputs, in `folder`; its own file without more names."""
     if not names:
-        return path
-    model = onnx.load(path)
+        return model.path
+    graph = model.graph.copy()
+    produced = {tensor.name: tensor for node in graph.nodes for tensor in node.outputs}
     # ONNX Runtime infers the types of outputs that are declared without.
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    return write_model(model, folder)
+    graph.outputs.extend(produced[name] for name in names)
+    return write_model(graph, folder)
 
 
-def _produced(graph: onnx.GraphProto) -> list[str]:
+def _produced(graph: Graph) -> list[str]:
     """What the nodes of the main graph compute, in their order."""
-    return [name for node in graph.node for name in node.output if name]
+    return [t.name for node in graph.nodes for t in node.outputs if not t.is_empty()]
