@@ -21,7 +21,8 @@ from onnxqat.data.normalize import InputReader
 Loader = Callable[[], Iterable[Any]]
 
 SHUFFLE_BYTES = 64 << 20
-"""Bytes of samples that wait in the shuffle buffer: bounded, since a loader may never end."""
+SHUFFLE_SAMPLES = 4096
+"""What waits in the shuffle buffer at most: bounded, since a loader may never end."""
 
 
 class StreamDataset:
@@ -195,7 +196,8 @@ def _shuffled(pieces: Iterator[Batch], generator: np.random.Generator) -> Iterat
     buffer: list[Batch] = []
     waiting = 0
     for piece in pieces:
-        if buffer and waiting + _bytes(piece) > SHUFFLE_BYTES:
+        is_full = len(buffer) == SHUFFLE_SAMPLES or waiting + _bytes(piece) > SHUFFLE_BYTES
+        if buffer and is_full:
             i = int(generator.integers(len(buffer)))
             buffer[i], buffer[-1] = buffer[-1], buffer[i]
             waiting -= _bytes(buffer[-1])
