@@ -1,1 +1,7 @@
 """Fine-tuning of a Q/DQ module against its FP32 teacher."""
+
+from onnxqat.training.config import FinetuneConfig
+from onnxqat.training.finetune import finetune
+from onnxqat.training.record import Finetuned, OnProgress, StepRecord, Validation
+
+__all__ = ["FinetuneConfig", "Finetuned", "OnProgress", "StepRecord", "Validation", "finetune"]

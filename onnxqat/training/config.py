@@ -1,0 +1,102 @@
+"""What the user chooses about fine-tuning, in plain types, with measured defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from onnxqat.core.errors import ConfigError
+
+DEFAULT_STEPS = 200
+"""Steps where neither `steps` nor `epochs` is given."""
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """How to fine-tune. The defaults need no tuning; `optimizer.RECOMMENDED` holds the rates."""
+
+    steps: int | None = None
+    """Optimizer steps; None: as many as `epochs` make, or 200 without either."""
+    epochs: float | None = None
+    """Passes over the training data, instead of `steps`."""
+    batch_size: int = 32
+    """Samples a step. A model with a fixed, smaller batch accumulates gradients up to it."""
+    micro_batch: int | None = None
+    """Samples a forward pass, to save memory; None: the whole batch."""
+
+    loss: str = "mse"
+    """Terms joined by `+`, each with an optional factor, as `mse+0.1*labels`: `mse` and `kl` distil
+    the FP32 outputs, `labels` is cross-entropy, `module:callable` or `file.py:callable` is yours
+    (see `losses`)."""
+    temperature: float = 1.0
+    """Softens both sides of `kl`."""
+
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr: float | None = None
+    """Share of its own size that a weight moves in a step, see `parameters`; None: recommended."""
+    bias_lr: float | None = None
+    """The same for biases and norms; None: in the recommended ratio to `lr`."""
+    scale_lr: float | None = None
+    """The same for learned scales; None: in the recommended ratio to `lr`."""
+    weight_decay: float = 0.0
+    """Decoupled decay of weights (never of biases, norms or scales), times `lr`."""
+    momentum: float = 0.9
+    """Of `sgd`."""
+    warmup: float = 0.05
+    """Share of the steps in which the rate rises linearly; then it falls along a half cosine."""
+    clip_grad: float | None = 1.0
+    """Largest norm of all gradients together; None: no clipping."""
+
+    scales: Literal["frozen", "learned"] = "learned"
+    """Activation scales."""
+    weight_scales: Literal["auto", "recomputed", "learned", "frozen"] = "auto"
+    """Weight scales; auto: recomputed (amax / qmax) where they start so, else as `scales`."""
+
+    validate_every: int | None = None
+    """Steps between validations; None: about ten in all."""
+    validation_samples: int = 512
+    """At most so many samples a validation."""
+
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    workers: int = 1
+    """Batches prepared ahead of the step, in a thread; 0: none, all in one thread."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot be meant."""
+        for name in ("batch_size", "validation_samples"):
+            _require(self, name, low=1)
+        for name in ("steps", "micro_batch", "validate_every"):
+            _require(self, name, low=1)
+        for name in ("lr", "bias_lr", "scale_lr", "weight_decay", "momentum", "workers"):
+            _require(self, name, low=0)
+        for name in ("epochs", "temperature", "clip_grad"):
+            _require(self, name, above=0)
+        _require(self, "warmup", low=0, high=1)
+        if self.steps is not None and self.epochs is not None:
+            raise ConfigError("both steps and epochs are given", fix="give one of them")
+
+
+def _require(
+    config: FinetuneConfig,
+    name: str,
+    *,
+    low: float | None = None,
+    above: float | None = None,
+    high: float | None = None,
+) -> None:
+    """Check one number's limits; None is always allowed.
+
+    Raises:
+        ConfigError: The number is outside.
+    """
+    value = getattr(config, name)
+    if value is None:
+        return
+    too_small = (low is not None and not value >= low) or (above is not None and not value > above)
+    if too_small or (high is not None and value > high):
+        wanted = [f">= {low}" if low is not None else "", f"> {above}" if above is not None else ""]
+        wanted += [f"<= {high}" if high is not None else ""]
+        raise ConfigError(
+            f"{name} = {value} is out of range", fix=f"give {' and '.join(filter(None, wanted))}"
+        )

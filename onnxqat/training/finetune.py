@@ -1,0 +1,143 @@
+"""Fine-tune a Q/DQ module until it answers like its FP32 teacher."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+
+from onnxqat.bridge import OnnxModule
+from onnxqat.core.errors import ConfigError
+from onnxqat.data import Dataset
+from onnxqat.training.batches import Loader
+from onnxqat.training.config import FinetuneConfig
+from onnxqat.training.loop import Loop
+from onnxqat.training.optimizer import choose_rates, make_optimizer
+from onnxqat.training.parameters import Coordinates
+from onnxqat.training.record import Finetuned, OnProgress
+from onnxqat.training.schedule import count_steps
+from onnxqat.training.start import start_from_teacher
+from onnxqat.training.targets import choose_targets
+from onnxqat.training.terms import make_loss
+from onnxqat.training.validation import HeldOut
+
+DEFAULT_CONFIG = FinetuneConfig()
+
+
+def finetune(
+    student: OnnxModule,
+    teacher: OnnxModule,
+    data: Dataset,
+    *,
+    config: FinetuneConfig = DEFAULT_CONFIG,
+    validation: Dataset | None = None,
+    on_progress: OnProgress | None = None,
+) -> Finetuned:
+    """The student with the parameters of its best validation; never worse there than it came.
+
+    The student is trained in place. Both modules come back on the CPU. Ctrl-C and a loss that is no
+    number end the run early, with the best so far.
+
+    Args:
+        student: The Q/DQ model.
+        teacher: The FP32 model of the same inputs and outputs.
+        data: What to train on; labels are only needed by a loss that says so.
+        config: How.
+        validation: Samples to choose the best checkpoint by, which must not be the reported ones;
+            None: the first ones of `data`, which the steps then see as well.
+        on_progress: Called with every step, in order, from this thread.
+
+    Raises:
+        ConfigError: The two models do not fit each other, or the loss does not fit them.
+        TrainingError: There is nothing to train, or the teacher's outputs are not finite.
+        DataError: The data does not fit the model.
+    """
+    _require_same_signature(student, teacher)
+    device = choose_device(config)
+    loader = Loader(tuple(student.input_names), device)
+    cudnn = torch.backends.cudnn.flags(deterministic=True, benchmark=False)
+    with _on_device(device, student, teacher), cudnn:
+        held_out = HeldOut(
+            data if validation is None else validation,
+            loader,
+            teacher,
+            batch_size=config.micro_batch or config.batch_size,
+            samples=config.validation_samples,
+        )
+        loop = _prepare(
+            student,
+            held_out,
+            config=config,
+            steps=count_steps(config, data.size),
+            on_progress=on_progress,
+        )
+        batches = loader.forever(
+            data, held_out.batch_size, seed=config.seed, ahead=2 * config.workers
+        )
+        with contextlib.closing(batches):
+            stopped = loop.go(batches)
+    return Finetuned(student, tuple(loop.history), loop.best.step, stopped)
+
+
+def _prepare(
+    student: OnnxModule,
+    held_out: HeldOut,
+    *,
+    config: FinetuneConfig,
+    steps: int,
+    on_progress: OnProgress | None,
+) -> Loop:
+    facts = held_out.observe()
+    loss = make_loss(config, facts)
+    start_from_teacher(student, held_out.teacher)
+    targets = choose_targets(student, config)
+    coordinates = Coordinates(targets.trained)
+    rates = choose_rates(config, weight_bits=targets.weight_bits)
+    return Loop(
+        student=student,
+        teacher=held_out.teacher,
+        config=config,
+        steps=steps,
+        targets=targets,
+        coordinates=coordinates,
+        optimizer=make_optimizer(config, coordinates, rates),
+        loss=loss,
+        validate=lambda: held_out.validate(student, loss, facts),
+        device=held_out.loader.device,
+        on_progress=on_progress,
+    )
+
+
+def choose_device(config: FinetuneConfig) -> torch.device:
+    """The device that the config names; auto: CUDA where there is one.
+
+    Raises:
+        ConfigError: CUDA is asked for and not there.
+    """
+    has_cuda = torch.cuda.is_available()
+    if config.device == "cuda" and not has_cuda:
+        raise ConfigError("there is no CUDA device", fix='use device = "auto" or "cpu"')
+    return torch.device("cuda" if has_cuda and config.device != "cpu" else "cpu")
+
+
+@contextlib.contextmanager
+def _on_device(device: torch.device, *modules: OnnxModule) -> Iterator[None]:
+    """The modules on a device; afterwards on the CPU again."""
+    for module in modules:
+        module.to(device)
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.to("cpu")
+
+
+def _require_same_signature(student: OnnxModule, teacher: OnnxModule) -> None:
+    for what in ("input_names", "output_names"):
+        ours, theirs = tuple(getattr(student, what)), tuple(getattr(teacher, what))
+        if ours != theirs:
+            raise ConfigError(
+                f"student and teacher have different {what.replace('_', ' ')}: {ours}, {theirs}",
+                fix="give the FP32 model that the Q/DQ model was made of as the teacher",
+            )
