@@ -21,12 +21,17 @@ BIG = 1024
 """Elements from which an initializer is a weight; shapes, axes, pads and indices are smaller."""
 
 
+MAX_DEPTH = 30
+"""Graphs nested deeper are refused: protobuf itself ends at 100 nested messages, three a graph."""
+
+
 def check_model(model: onnx.ModelProto) -> None:
     """Run the ONNX checker.
 
     Raises:
-        ModelError: The checker rejects the model; the message is its own.
+        ModelError: The checker rejects the model, in its own words, or graphs nest too deeply.
     """
+    _check_depth(model.graph)
     try:
         onnx.checker.check_model(without_weights(model))
     except onnx.checker.ValidationError as error:
@@ -34,6 +39,20 @@ def check_model(model: onnx.ModelProto) -> None:
             f"the ONNX checker rejects the model: {str(error).strip()}",
             fix="export the model again with a current exporter",
         ) from error
+
+
+def _check_depth(graph: onnx.GraphProto) -> None:
+    """Without recursion, which is what a model nested thousands deep is out to exhaust."""
+    level = [graph]
+    for _ in range(MAX_DEPTH):
+        level = [e.g for g in level for n in g.node for e in n.attribute if e.HasField("g")]
+        if not level:
+            return
+    raise ModelError(
+        f"the model nests graphs more than {MAX_DEPTH} deep",
+        at=f"graph '{level[0].name}'",
+        fix="flatten the If, Loop or Scan nodes",
+    )
 
 
 def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -68,23 +87,30 @@ def infer_shapes(graph: Graph) -> int:
     Raises:
         ModelError: The graph's types or shapes contradict each other.
     """
-    big = [c for c in tensors_of(graph) if isinstance(c, gs.Constant) and c._values.size > BIG]
-    skeleton = export_model(graph, _write_small)
-    present = {entry.name for entry in skeleton.graph.input}
-    for constant in {c.name: c for c in big if c.name not in present}.values():
-        info = helper.np_dtype_to_tensor_dtype(constant.dtype)
-        skeleton.graph.input.append(
-            helper.make_tensor_value_info(constant.name, info, constant.shape)
-        )
     try:
-        inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
+        inferred = onnx.shape_inference.infer_shapes(skeleton_of(graph), data_prop=True)
     except onnx.shape_inference.InferenceError as error:
         raise ModelError(f"ONNX shape inference fails: {error}") from error
     return _learn(graph, inferred.graph)
 
 
-def _write_small(constant: gs.Constant) -> TensorProto | None:
-    return None if constant._values.size > BIG else tensor_proto(constant)
+def skeleton_of(graph: gs.Graph) -> onnx.ModelProto:
+    """The model of a graph, in which big initializers are graph inputs."""
+    big: dict[str, gs.Constant] = {}
+
+    def write_small(constant: gs.Constant) -> TensorProto | None:
+        if prod(constant.shape) <= BIG:
+            return tensor_proto(constant)
+        big[constant.name] = constant
+        return None
+
+    model = export_model(graph, write_small)
+    present = {entry.name for entry in model.graph.input}
+    for name, constant in big.items():
+        if name not in present:
+            kind = helper.np_dtype_to_tensor_dtype(constant.dtype)
+            model.graph.input.append(helper.make_tensor_value_info(name, kind, constant.shape))
+    return model
 
 
 def _learn(graph: gs.Graph, proto: onnx.GraphProto) -> int:

@@ -32,7 +32,7 @@ def export_model(graph: gs.Graph, write: WriteTensor) -> onnx.ModelProto:
         model.CopyFrom(graph.shell)
         for key, value in graph.metadata.items():
             model.metadata_props.add(key=key, value=value)
-    model.functions.extend(gs_exporter.OnnxExporter.export_function(f) for f in graph.functions)
+    model.functions.extend(_function(function) for function in graph.functions)
     model.opset_import.extend(_opset_imports(graph))
     model.ir_version = graph.ir_version or helper.find_min_ir_version_for(model.opset_import)
     _set(model, producer_name=graph.producer_name, producer_version=graph.producer_version)
@@ -69,6 +69,14 @@ def constants_of(graph: gs.Graph) -> list[gs.Constant]:
     order = {name: i for i, name in enumerate(kept)}
     found = {tensor.name: tensor for tensor in tensors_of(graph) if isinstance(tensor, gs.Constant)}
     return sorted(found.values(), key=lambda constant: order.get(constant.name, len(order)))
+
+
+def _function(function: gs.Function) -> onnx.FunctionProto:
+    """graphsurgeon's export appends to the function's own list of domains: give it another."""
+    copy = function.copy()
+    copy.import_domains = list(function.import_domains or ())
+    proto: onnx.FunctionProto = gs_exporter.OnnxExporter.export_function(copy)
+    return proto
 
 
 def _opset_imports(graph: gs.Graph) -> list[onnx.OperatorSetIdProto]:

@@ -17,6 +17,7 @@ from onnx import TensorProto, helper
 from onnxqat.core.errors import ModelError
 from onnxqat.graph.exporter import tensor_proto
 from onnxqat.graph.importer import read_inline
+from onnxqat.graph.stream import raw_bytes, tensor_head
 
 ALIGNMENT = 4096
 """Tensors start at multiples of a memory page, so that runtimes can map them."""
@@ -92,6 +93,10 @@ def _map(tensor: TensorProto, file: Path, entries: dict[str, str]) -> NDArray[An
         return _unpack(tensor, file, offset, needed)
     if count == 0:
         return np.zeros(tuple(tensor.dims), dtype)
+    if offset % dtype.itemsize:  # nothing promises alignment, and torch wants it
+        flat = np.fromfile(file, dtype, count, offset=offset)
+        flat.flags.writeable = False
+        return flat.reshape(tuple(tensor.dims))
     return np.memmap(file, dtype, "r", offset, tuple(tensor.dims))
 
 
@@ -121,26 +126,14 @@ class ExternalWriter:
 
     def write(self, constant: gs.Constant) -> TensorProto:
         """The proto of a constant: small ones whole, of big ones the place in the data file."""
-        values = constant._values
-        if values.nbytes < INLINE_BELOW or values.dtype.kind in "OVU":
+        raw = raw_bytes(constant)
+        if raw is None or raw.nbytes < INLINE_BELOW:
             return tensor_proto(constant)
         self._stream.write(b"\0" * (-self._stream.tell() % ALIGNMENT))
-        proto = _shell(constant)
-        _point(proto, self._location, offset=self._stream.tell(), length=values.nbytes)
-        np.ascontiguousarray(values).tofile(self._stream)
+        proto = tensor_head(constant)
+        proto.data_location = TensorProto.EXTERNAL
+        place = {"location": self._location, "offset": self._stream.tell(), "length": raw.nbytes}
+        for key, value in place.items():
+            proto.external_data.add(key=key, value=str(value))
+        raw.tofile(self._stream)
         return proto
-
-
-def _shell(constant: gs.Constant) -> TensorProto:
-    values = constant._values
-    return TensorProto(
-        name=constant.name,
-        data_type=helper.np_dtype_to_tensor_dtype(values.dtype),
-        dims=values.shape,
-        data_location=TensorProto.EXTERNAL,
-    )
-
-
-def _point(proto: TensorProto, location: str, *, offset: int, length: int) -> None:
-    for key, value in (("location", location), ("offset", offset), ("length", length)):
-        proto.external_data.add(key=key, value=str(value))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import TypeAlias
 
@@ -13,16 +11,18 @@ import onnx_graphsurgeon as gs
 from google.protobuf.message import DecodeError
 
 from onnxqat.core.errors import ModelError
+from onnxqat.core.files import replacing
 from onnxqat.graph.check import check_model
-from onnxqat.graph.exporter import export_model, tensor_proto
+from onnxqat.graph.exporter import constants_of, export_model, tensor_proto
 from onnxqat.graph.external import ExternalReader, ExternalWriter
-from onnxqat.graph.graph import Graph, tensors_of
+from onnxqat.graph.graph import Graph
 from onnxqat.graph.importer import import_model
+from onnxqat.graph.stream import write_inline
 from onnxqat.graph.wire import why_unreadable
 
-EXTERNAL_FROM = 2**31 - 2**20
-"""Bytes from which the weights go into a file of their own: protobuf ends at 2 GiB, and what is not
-weights needs some of them."""
+EXTERNAL_FROM = 2**31 - 2**26
+"""Bytes of weights from which they go into a file of their own: protobuf ends at 2 GiB, of which
+this leaves 64 MiB to everything else."""
 
 Model: TypeAlias = str | os.PathLike[str] | onnx.ModelProto | gs.Graph
 
@@ -36,7 +36,7 @@ def load(path: str | os.PathLike[str]) -> Graph:
     """
     file = Path(path)
     try:
-        model = read_proto(file)
+        model = _parse(file)
         check_model(model)
         return import_model(model, ExternalReader(file.parent))
     except ModelError as error:
@@ -60,88 +60,64 @@ def as_graph(model: Model) -> Graph:
     return load(model)
 
 
-def read_proto(file: Path) -> onnx.ModelProto:
-    """Parse an ONNX file; external data is not touched.
+def save(graph: gs.Graph, path: str | os.PathLike[str]) -> None:
+    """Write an ONNX file, whole or not at all.
+
+    The weights are written from where they lie, without another copy in memory. They go into
+    `<path>.data` beside the file where they pass 2 GB, or did not lie in the file before either.
 
     Raises:
-        ModelError: The file is missing, not ONNX or truncated.
+        ModelError: The disk is full, or writing fails.
+        ConfigError: The folder is missing or cannot be written.
     """
+    file = Path(path)
+    try:
+        if _goes_outside(graph):
+            _save_external(graph, file)
+        else:
+            with replacing(file) as part, part.open("wb") as stream:
+                write_inline(graph, stream)
+    except OSError as error:
+        raise ModelError(
+            f"writing the model failed: {error.strerror or error}",
+            at=f"file '{file}'",
+            fix="make room on the disk, or choose another folder",
+        ) from error
+
+
+def _goes_outside(graph: gs.Graph) -> bool:
+    if isinstance(graph, Graph) and graph.has_external_data:
+        return True
+    nbytes: int = sum(constant._values.nbytes for constant in constants_of(graph))
+    return nbytes > EXTERNAL_FROM
+
+
+def _save_external(graph: gs.Graph, file: Path) -> None:
+    """The model that names the data file comes into place right behind it."""
+    data = file.with_name(f"{file.name}.data")
+    with replacing(file) as part, replacing(data) as data_part:
+        with ExternalWriter(data_part, location=data.name) as writer:
+            model = export_model(graph, writer.write)
+        part.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _parse(file: Path) -> onnx.ModelProto:
     try:
         data = file.read_bytes()
     except OSError as error:
         raise ModelError(
-            f"the model cannot be read: {error.strerror}",
-            fix="give the path of an ONNX file",
+            f"the model cannot be read: {error.strerror}", fix="give the path of an ONNX file"
         ) from error
     model = onnx.ModelProto()
     try:
         model.ParseFromString(data)
-    except DecodeError as error:
-        problem, fix = why_unreadable(data)
-        raise ModelError(problem, fix=fix) from error
-    if not (model.ir_version and model.HasField("graph")):
+        is_model = model.ir_version > 0 and model.HasField("graph")
+    except DecodeError:
+        is_model = False
+    if not is_model:
         problem, fix = why_unreadable(data)
         raise ModelError(problem, fix=fix)
     return model
-
-
-def save(graph: gs.Graph, path: str | os.PathLike[str]) -> None:
-    """Write an ONNX file, whole or not at all.
-
-    Weights go into `<path>.data` beside it where they pass 2 GB or lay outside the file before.
-
-    Raises:
-        ModelError: The folder is missing or cannot be written.
-    """
-    file = Path(path)
-    nbytes = sum({id(t): t._values.nbytes for t in _constants(graph)}.values())
-    external = nbytes > EXTERNAL_FROM or (isinstance(graph, Graph) and graph.has_external_data)
-    try:
-        if external:
-            _save_external(graph, file)
-        else:
-            _replace(file, lambda part: part.write_bytes(_serialize(graph)))
-    except OSError as error:
-        raise ModelError(
-            f"the model cannot be written: {error.strerror}",
-            at=f"file '{file}'",
-            fix="choose a folder that exists and that you may write to, with enough space",
-        ) from error
-
-
-def _constants(graph: gs.Graph) -> list[gs.Constant]:
-    return [tensor for tensor in tensors_of(graph) if isinstance(tensor, gs.Constant)]
-
-
-def _serialize(graph: gs.Graph) -> bytes:
-    data: bytes = export_model(graph, tensor_proto).SerializeToString(deterministic=True)
-    return data
-
-
-def _save_external(graph: gs.Graph, file: Path) -> None:
-    """The data file is in place before the model that names it."""
-    data = file.with_name(file.name + ".data")
-
-    def write_both(part: Path) -> None:
-        def write_data(data_part: Path) -> None:
-            with ExternalWriter(data_part, location=data.name) as writer:
-                model = export_model(graph, writer.write)
-            part.write_bytes(model.SerializeToString(deterministic=True))
-
-        _replace(data, write_data)
-
-    _replace(file, write_both)
-
-
-def _replace(file: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file in the same folder, then give it the file's name."""
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
-    try:
-        write(part)
-        part.replace(file)
-    finally:
-        with suppress(OSError):
-            part.unlink()
 
 
 def _at(error: ModelError, file: Path) -> ModelError:

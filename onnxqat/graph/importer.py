@@ -21,9 +21,6 @@ from onnx_graphsurgeon.ir.tensor import SparseValues
 from onnxqat.core.errors import ModelError
 from onnxqat.graph.graph import Graph, carry, own_tensors
 
-MAX_DEPTH = 30
-"""Graphs nested deeper are refused: protobuf itself reads 100 nested messages, three a graph."""
-
 ReadTensor = Callable[[TensorProto], NDArray[Any]]
 
 
@@ -79,10 +76,6 @@ class _Scope:
     outer: _Scope | None = None
     tensors: dict[str, gs.Tensor] = field(default_factory=dict)
 
-    @property
-    def depth(self) -> int:
-        return 0 if self.outer is None else self.outer.depth + 1
-
     def find(self, name: str) -> gs.Tensor | None:
         scope: _Scope | None = self
         while scope is not None:
@@ -108,12 +101,6 @@ class _Context:
     fields: dict[str, Any]
 
     def graph(self, proto: onnx.GraphProto, scope: _Scope) -> Graph:
-        if scope.depth > MAX_DEPTH:
-            raise ModelError(
-                f"the model nests graphs more than {MAX_DEPTH} deep",
-                at=f"graph '{proto.name}'",
-                fix="flatten the If, Loop or Scan nodes",
-            )
         constants = self._initializers(proto, scope)
         restated = tuple(_copy(entry) for entry in proto.input if entry.name in constants)
         inputs = [_described(entry, scope) for entry in proto.input if entry.name not in constants]

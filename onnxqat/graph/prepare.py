@@ -11,16 +11,24 @@ from onnxqat.graph.check import infer_shapes
 from onnxqat.graph.files import as_graph
 from onnxqat.graph.graph import Graph
 from onnxqat.graph.passes.affine import fold_affine
+from onnxqat.graph.passes.branches import inline_branches
 from onnxqat.graph.passes.constants import fold_constants, lower_constants
+from onnxqat.graph.passes.functions import inline_functions
 from onnxqat.graph.passes.identity import drop_identities
 from onnxqat.graph.passes.names import drop_initializer_inputs, name_nodes
 from onnxqat.graph.passes.opset import raise_opset
 from onnxqat.graph.passes.shapes import fold_shapes
-from onnxqat.graph.passes.unused import drop_unused
+from onnxqat.graph.passes.unused import drop_training, drop_unused
 
 Pass = Callable[[Graph], Iterator[Change]]
 
-FOLDS: tuple[Pass, ...] = (fold_constants, fold_shapes, drop_identities, drop_unused)
+FOLDS: tuple[Pass, ...] = (
+    fold_constants,
+    fold_shapes,
+    inline_branches,
+    drop_identities,
+    drop_unused,
+)
 """Repeated until none of them finds anything: each makes work for the others."""
 
 MIN_OPSET = 13
@@ -49,14 +57,19 @@ def prepare(
     Raises:
         ModelError: The opset cannot be raised, or the graph's shapes contradict each other.
     """
-    prepared = as_graph(graph)
+    report = on_change if on_change is not None else _ignore
+    prepared = inline_functions(as_graph(graph), report)
     for change in _changes(prepared, min_opset):
-        if on_change is not None:
-            on_change(change)
+        report(change)
     return prepared
 
 
+def _ignore(change: Change) -> None:
+    """Where nobody asked for the changes."""
+
+
 def _changes(graph: Graph, min_opset: int) -> Iterator[Change]:
+    yield from drop_training(graph)
     yield from drop_initializer_inputs(graph)
     yield from name_nodes(graph)
     yield from lower_constants(graph)

@@ -108,7 +108,9 @@ def _input_spec(tensor: gs.Variable) -> InputSpec:
             tensor=tensor.name,
             fix="export the model with typed tensor inputs",
         )
-    return InputSpec(tensor.name, np.dtype(tensor.dtype).name, tuple(tensor.shape))
+    # Some exporters write -1 for a dimension that is not fixed.
+    shape = tuple(None if isinstance(d, int) and d < 0 else d for d in tensor.shape)
+    return InputSpec(tensor.name, np.dtype(tensor.dtype).name, shape)
 
 
 def has_subgraphs(node: gs.Node) -> bool:

@@ -1,4 +1,5 @@
-"""As much of protobuf's wire format as it takes to say why a file cannot be read.
+"""As much of protobuf's wire format as it takes to write weights without copies, and to say why a
+file cannot be read.
 
 Source: https://protobuf.dev/programming-guides/encoding/
 """
@@ -7,9 +8,9 @@ from __future__ import annotations
 
 import onnx
 
-_MODEL_FIELDS = {field.number: field.name for field in onnx.ModelProto.DESCRIPTOR.fields}
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
+_MODEL_FIELDS = {field.number: field.name for field in onnx.ModelProto.DESCRIPTOR.fields}
 _EXPORT = "give the path of an .onnx file"
 _KNOWN = (
     (b"version https://git-lfs", "a Git LFS pointer, not the model itself", "run: git lfs pull"),
@@ -20,6 +21,21 @@ _KNOWN = (
     (b"<", "a web page or XML file", "download the file itself, not its page"),
     (b"ftrt", "a TensorRT engine", "give the ONNX file that it was built from"),
 )
+
+
+def bytes_header(field: int, length: int) -> bytes:
+    """What stands before the bytes of a nested message or bytes field."""
+    return varint(field << 3 | BYTES) + varint(length)
+
+
+def varint(value: int) -> bytes:
+    """An unsigned integer, seven bits a byte, lowest first."""
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
 
 
 def why_unreadable(data: bytes) -> tuple[str, str]:
@@ -38,35 +54,35 @@ def _walk(data: bytes) -> tuple[str, str]:
     """Follow the outermost fields: a model has only known ones, and a whole file ends with one."""
     position = 0
     while position < len(data):
-        key, position = _varint(data, position)
+        key, position = _read_varint(data, position)
         name = _MODEL_FIELDS.get(key >> 3)
         end = _end_of_value(data, position, wire_type=key & 7)
         if name is None or end is None:
             return "the file is not an ONNX model", _EXPORT
         if end > len(data):
             return (
-                f"the file is truncated: its {name} ends at byte {end}, "
+                f"the file is truncated, or no ONNX model: its field '{name}' ends at byte {end}, "
                 f"and the file has {len(data)} bytes",
                 "download or export it again",
             )
         position = end
     return (
-        "the file is damaged, or no ONNX model with a graph: its outermost fields are in place, "
-        "but not what is in them",
+        "the file is damaged, or no ONNX model with a graph: its outermost fields are whole, but "
+        "not what is in them",
         "download or export it again; protobuf also ends at 100 nested messages",
     )
 
 
 def _end_of_value(data: bytes, position: int, *, wire_type: int) -> int | None:
-    if wire_type == _VARINT:
-        return _varint(data, position)[1]
-    if wire_type == _BYTES:
-        length, start = _varint(data, position)
+    if wire_type == VARINT:
+        return _read_varint(data, position)[1]
+    if wire_type == BYTES:
+        length, start = _read_varint(data, position)
         return start + length
-    return {_FIXED64: position + 8, _FIXED32: position + 4}.get(wire_type)
+    return {FIXED64: position + 8, FIXED32: position + 4}.get(wire_type)
 
 
-def _varint(data: bytes, position: int) -> tuple[int, int]:
+def _read_varint(data: bytes, position: int) -> tuple[int, int]:
     """A varint and the position behind it; past the end when the data ends within it."""
     value = shift = 0
     while position < len(data):

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnxqat.graph.graph import Graph, all_graphs
+from onnxqat.graph.graph import Graph, all_graphs, subgraphs
 from onnxqat.graph.query import consumers, is_output
 
 
@@ -27,13 +27,20 @@ def replace_reads(old: gs.Tensor, new: gs.Tensor) -> None:
 
 
 def remove_nodes(graph: gs.Graph, nodes: Iterable[gs.Node]) -> None:
-    """Take nodes out of a graph and off their tensors."""
-    gone = {id(node) for node in nodes}
-    for node in graph.nodes:
-        if id(node) in gone:
-            node.inputs.clear()
-            node.outputs.clear()
+    """Take nodes out of a graph and, with all that is nested in them, off their tensors."""
+    gone = {id(node): node for node in nodes}
+    for node in gone.values():
+        disconnect(node)
     graph.nodes = [node for node in graph.nodes if id(node) not in gone]
+
+
+def disconnect(node: gs.Node) -> None:
+    """Let a node, and the nodes in its subgraphs, read and write nothing."""
+    node.inputs.clear()
+    node.outputs.clear()
+    for inner in subgraphs(node):
+        for nested in inner.nodes:
+            disconnect(nested)
 
 
 def take_over_output(node: gs.Node, last: gs.Node) -> None:

@@ -8,6 +8,9 @@ from onnxqat.graph.change import Change
 from onnxqat.graph.graph import Graph, all_graphs, all_nodes
 from onnxqat.graph.names import Names
 
+FREE_INITIALIZERS = 4
+"""The first IR version in which an initializer need not be a graph input as well."""
+
 
 def name_nodes(graph: Graph) -> Iterator[Change]:
     """Every node, in subgraphs too, gets a name that no other has; good names stay."""
@@ -37,3 +40,5 @@ def drop_initializer_inputs(graph: Graph) -> Iterator[Change]:
                 "longer replace its values",
             )
         inner.initializer_inputs = ()
+    if graph.ir_version is not None and graph.ir_version < FREE_INITIALIZERS:
+        graph.ir_version = FREE_INITIALIZERS

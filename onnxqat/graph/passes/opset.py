@@ -139,7 +139,7 @@ def _pad_11(upgrade: _Upgrade) -> None:
 
 
 def _resize_11(upgrade: _Upgrade) -> None:
-    """Before 11 there was one rule: x_in = x_out / scale; nearest rounds down, or up when shrinking.
+    """Before 11 the one rule was x_in = x_out / scale; nearest rounds down, or up when shrinking.
 
     Source: ONNX Runtime's Upsample for opset 10 (UpsampleNearestMode::SIMPLE).
     """

@@ -17,20 +17,23 @@ from onnxqat.graph.query import constant_value, is_output
 Partial = NDArray[np.object_]
 """Integers of which some are not known: those are None."""
 
+Known = dict[int, tuple[gs.Tensor, Partial]]
+"""By identity of the tensor, which the entry keeps alive so that no other takes its identity."""
+
 
 def fold_shapes(graph: Graph) -> Iterator[Change]:
     """Integers computed from declared dimensions become constants; the dynamic ones stay computed.
 
     As `x.shape[1]` of a [batch, 3, 32, 32] input is 3 whatever the batch.
     """
-    known: dict[int, Partial] = {}
+    known: Known = {}
     for inner in all_graphs(graph):
         folded = []
         for node in inner.nodes:
             value = _partial_result(node, known)
             if value is None:
                 continue
-            known[id(node.outputs[0])] = value
+            known[id(node.outputs[0])] = node.outputs[0], value
             if (value == None).any() or is_output(inner, node.outputs[0]):  # noqa: E711 - elementwise
                 continue
             name = node.outputs[0].name
@@ -43,7 +46,7 @@ def fold_shapes(graph: Graph) -> Iterator[Change]:
         remove_nodes(inner, folded)
 
 
-def _partial_result(node: gs.Node, known: dict[int, Partial]) -> Partial | None:
+def _partial_result(node: gs.Node, known: Known) -> Partial | None:
     if node.domain not in (None, "", "ai.onnx"):
         return None
     if node.op in ("Shape", "Size"):
@@ -66,16 +69,17 @@ def _of_shape(node: gs.Node) -> Partial | None:
     shape = source.shape
     if shape is None or isinstance(source, gs.Constant):
         return None
-    dims = np.array([dim if isinstance(dim, int) else None for dim in shape], object)
+    # Some exporters write -1 or 0 for a dimension that is not known.
+    dims = np.array([d if isinstance(d, int) and d > 0 else None for d in shape], object)
     if node.op == "Shape":
         return dims[slice(node.attrs.get("start", 0), node.attrs.get("end"))]
     return None if (dims == None).any() else np.array(int(np.prod(dims)), object)  # noqa: E711
 
 
-def _partial_value(tensor: gs.Tensor, known: dict[int, Partial]) -> Partial | None:
+def _partial_value(tensor: gs.Tensor, known: Known) -> Partial | None:
     value = constant_value(tensor)
     if value is None:
-        return known.get(id(tensor))
+        return known[id(tensor)][1] if id(tensor) in known else None
     return value.astype(object) if value.dtype.kind == "i" and value.size <= 64 else None
 
 

@@ -8,7 +8,8 @@ import onnx_graphsurgeon as gs
 
 from onnxqat.graph.change import Change
 from onnxqat.graph.graph import Graph, all_graphs
-from onnxqat.graph.passes.edit import drop_unread_constants, remove_nodes
+from onnxqat.graph.importer import copy_without
+from onnxqat.graph.passes.edit import disconnect, drop_unread_constants, remove_nodes
 from onnxqat.graph.query import is_output
 
 
@@ -19,11 +20,18 @@ def drop_unused(graph: Graph) -> Iterator[Change]:
         for node in reversed(inner.nodes):
             if not _is_used(inner, node):
                 yield Change("drop unused", node.name, f"no output depends on this {node.op}")
-                node.inputs.clear()
+                disconnect(node)
                 unused.append(node)
         remove_nodes(inner, unused)
     for name in drop_unread_constants(graph):
         yield Change("drop unused", name, f"no node reads initializer '{name}'")
+
+
+def drop_training(graph: Graph) -> Iterator[Change]:
+    """What the model says about its own training goes: it names tensors that change here."""
+    if graph.shell.training_info:
+        graph.shell = copy_without(graph.shell, {"training_info"})
+        yield Change("drop training", graph.name, "the file's training information is for it only")
 
 
 def _is_used(inner: gs.Graph, node: gs.Node) -> bool:
