@@ -1,0 +1,158 @@
+"""An ONNX graph as a torch module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import onnx
+import onnx_graphsurgeon as gs
+import torch
+from torch import Tensor, nn
+
+from onnxqat.bridge.fake_quant import FakeQuantize
+from onnxqat.bridge.lowering import Lowered, lower
+from onnxqat.bridge.quantizers import Codes
+from onnxqat.core.errors import ModelError
+from onnxqat.graph import Graph, as_graph
+
+
+def to_torch(model: str | Path | onnx.ModelProto | gs.Graph) -> OnnxModule:
+    """A torch module that computes what the ONNX model computes, ready for training.
+
+    Raises:
+        UnsupportedOpError: Names every operator at once that has no torch implementation.
+        ModelError: The file or graph cannot be used.
+    """
+    return OnnxModule(as_graph(model))
+
+
+class OnnxModule(nn.Module):
+    """The torch form of an ONNX graph; tensors keep their ONNX names.
+
+    Call it with the graph inputs in order; it returns one tensor for one output, else a tuple in
+    graph order. Parameters are the trainable float initializers and the scales of the fake
+    quantizers (which require no gradient until `learn_scale` is set), under `torch_name(name)`.
+    Other float initializers are buffers of the state; integer ones are constants.
+
+    Attributes:
+        input_names: Graph inputs, in the order in which `forward` takes them.
+        output_names: Graph outputs, in the order in which `forward` returns them.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__()
+        self._graph = _Shared(graph.copy())
+        self.input_names = tuple(tensor.name for tensor in self.graph.inputs)
+        self.output_names = tuple(tensor.name for tensor in self.graph.outputs)
+        lowered = lower(self.graph)
+        self._program = lowered.program
+        self._order = lowered.order
+        self._register(lowered)
+
+    def _register(self, lowered: Lowered) -> None:
+        for name, parameter in lowered.parameters.items():
+            self.register_parameter(name, parameter)
+        for name, buffer in lowered.buffers.items():
+            self.register_buffer(name, buffer, persistent=name in lowered.persistent)
+        # A plain dict: state and parameters list each scale once, under its initializer's name
+        self._quantizers = dict(lowered.quantizers)
+        self._scales = lowered.scales
+        self._sources = _Shared(lowered.sources)
+        self._codes = lowered.codes
+
+    @property
+    def graph(self) -> Graph:
+        """The graph that the module was made of, with the values it had then; read only."""
+        graph: Graph = self._graph.value
+        return graph
+
+    @property
+    def quantizers(self) -> Mapping[str, FakeQuantize]:
+        """The fake quantizers by the name of what they quantize: Q's input, or the codes."""
+        return MappingProxyType(self._quantizers)
+
+    @property
+    def sources(self) -> Mapping[str, gs.Constant]:
+        """Torch name of a parameter or saved buffer -> the initializer that it was made of."""
+        sources: dict[str, gs.Constant] = self._sources.value
+        return MappingProxyType(sources)
+
+    @property
+    def codes(self) -> Mapping[str, Codes]:
+        """Torch name of a weight that the file stores as codes -> how it is stored."""
+        return MappingProxyType(self._codes)
+
+    def onnx_name(self, torch_name: str) -> str:
+        """The initializer's name of a parameter or saved buffer."""
+        return str(self.sources[torch_name].name)
+
+    def get_tensor(self, torch_name: str) -> Tensor:
+        """A parameter or buffer."""
+        found = self._parameters.get(torch_name)
+        tensor = self._buffers[torch_name] if found is None else found
+        assert tensor is not None
+        return tensor
+
+    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """The graph outputs for the graph inputs.
+
+        Raises:
+            ModelError: An operator failed; the error names its node and its input shapes.
+        """
+        if len(inputs) != len(self.input_names):
+            raise ModelError(
+                f"the model has {len(self.input_names)} inputs, and {len(inputs)} were given",
+                fix=f"pass, in this order: {', '.join(self.input_names)}",
+            )
+        parameters, buffers = self._parameters, self._buffers
+        tensors = [parameters[n] if n in parameters else buffers[n] for n in self._order]
+        outputs = self._program.run(self._device(inputs), inputs, tensors)
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def _device(self, inputs: tuple[Tensor, ...]) -> torch.device:
+        if inputs:
+            return inputs[0].device
+        first = next(self.parameters(), None)
+        return torch.device("cpu") if first is None else first.device
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> OnnxModule:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._tie_scales()
+        return self
+
+    def _tie_scales(self) -> None:
+        """Let each quantizer use the scale that the module holds under its ONNX name."""
+        for name, scale in self._scales.items():
+            self._quantizers[name]._parameters["scale"] = self._parameters[scale]
+
+    def train(self, mode: bool = True) -> OnnxModule:
+        """As torch's; the quantizers follow."""
+        super().train(mode)
+        for quantizer in self._quantizers.values():
+            quantizer.train(mode)
+        return self
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As torch's, with shared scales still shared afterwards."""
+        result = super().load_state_dict(*args, **kwargs)
+        self._tie_scales()
+        return result
+
+    def __repr__(self) -> str:
+        lines = [f"{type(self).__name__}({', '.join(self.input_names)})"]
+        lines += [f"  {place}" for place in self._program.places]
+        lines.append(f"  return {', '.join(self.output_names)}")
+        return "\n".join(lines)
+
+
+class _Shared:
+    """A value that copies of a module share: it is never changed."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Shared:
+        return self

@@ -1,0 +1,113 @@
+"""Convolutions."""
+
+# ruff: noqa: D103 - an operator is documented by its ONNX page
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+from torch.nn import functional
+
+from onnxqat.bridge.ops.registry import Weight, op
+from onnxqat.bridge.ops.window import Sizes, begin_and_end, pad
+
+_CONV: dict[int, Callable[..., Tensor]] = {
+    1: functional.conv1d,
+    2: functional.conv2d,
+    3: functional.conv3d,
+}
+_CONV_TRANSPOSE: dict[int, Callable[..., Tensor]] = {
+    1: functional.conv_transpose1d,
+    2: functional.conv_transpose2d,
+    3: functional.conv_transpose3d,
+}
+
+
+@op("Conv", versions=(1, 11, 22))
+def conv(
+    X: Tensor,
+    W: Weight,
+    B: Weight | None = None,
+    *,
+    auto_pad: str = "NOTSET",
+    dilations: Sizes | None = None,
+    group: int = 1,
+    kernel_shape: Sizes | None = None,
+    pads: Sizes | None = None,
+    strides: Sizes | None = None,
+) -> Tensor:
+    rank = W.ndim - 2
+    strides = strides or (1,) * rank
+    dilations = dilations or (1,) * rank
+    before, after = begin_and_end(
+        auto_pad, pads, size=X.shape[2:], kernel=W.shape[2:], strides=strides, dilations=dilations
+    )
+    if before != after:  # torch pads symmetrically
+        X, before = pad(X, before, after), (0,) * rank
+    return _CONV[rank](X, W, B, strides, before, dilations, group)
+
+
+@op("ConvTranspose", versions=(1, 11, 22))
+def conv_transpose(
+    X: Tensor,
+    W: Weight,
+    B: Weight | None = None,
+    *,
+    auto_pad: str = "NOTSET",
+    dilations: Sizes | None = None,
+    group: int = 1,
+    kernel_shape: Sizes | None = None,
+    output_padding: Sizes | None = None,
+    output_shape: Sizes | None = None,
+    pads: Sizes | None = None,
+    strides: Sizes | None = None,
+) -> Tensor:
+    rank = W.ndim - 2
+    strides = strides or (1,) * rank
+    dilations = dilations or (1,) * rank
+    extra = output_padding or (0,) * rank
+    before, after = _crop(
+        auto_pad,
+        pads,
+        output_shape,
+        size=X.shape[2:],
+        kernel=W.shape[2:],
+        strides=strides,
+        dilations=dilations,
+        extra=extra,
+    )
+    run = _CONV_TRANSPOSE[rank]
+    if before == after and all(e < s for e, s in zip(extra, strides, strict=True)):
+        return run(X, W, B, strides, before, extra, group, dilations)
+    full = run(X, W, None, strides, 0, 0, group, dilations)
+    grow = tuple(e - a for e, a in zip(extra, after, strict=True))
+    y = pad(full, tuple(-b for b in before), grow)
+    return y if B is None else y + B.reshape(-1, *(1,) * rank)
+
+
+def _crop(
+    auto_pad: str,
+    pads: Sizes | None,
+    output_shape: Sizes | None,
+    *,
+    size: Sequence[int],
+    kernel: Sequence[int],
+    strides: Sizes,
+    dilations: Sizes,
+    extra: Sizes,
+) -> tuple[Sizes, Sizes]:
+    """What to cut from the full output before and after each axis (negative: what to add)."""
+    rank = len(kernel)
+    if output_shape is None and auto_pad in ("NOTSET", "VALID"):
+        pads = pads or (0,) * (2 * rank)
+        return pads[:rank], pads[rank:]
+    wanted = output_shape or tuple(n * s for n, s in zip(size, strides, strict=True))
+    total = [
+        s * (n - 1) + e + (k - 1) * d + 1 - w
+        for n, k, s, d, e, w in zip(
+            size, kernel, strides, dilations, extra, wanted[-rank:], strict=True
+        )
+    ]
+    half = tuple(t // 2 for t in total)
+    rest = tuple(t - t // 2 for t in total)
+    return (half, rest) if auto_pad == "SAME_UPPER" else (rest, half)

@@ -1,0 +1,71 @@
+"""QuantizeLinear and DequantizeLinear that stand alone; pairs become fake quantizers instead."""
+
+# ruff: noqa: D103 - an operator is documented by its ONNX page
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from onnxqat.bridge.ops.dtypes import torch_dtype
+from onnxqat.bridge.ops.registry import Moved, op
+from onnxqat.core.errors import ModelError
+
+Versions = tuple[int, ...]
+
+
+@op("QuantizeLinear", versions=(10, 13, 19, 21, 23, 24, 25, 28))
+def quantize_linear(
+    x: Moved,
+    y_scale: Tensor,
+    y_zero_point: Tensor | None = None,
+    *,
+    axis: int = 1,
+    block_size: int = 0,
+    output_dtype: int = 0,
+    precision: int = 0,
+    saturate: int = 1,
+) -> Tensor:
+    if y_zero_point is None:
+        kind = torch_dtype(output_dtype) if output_dtype else torch.uint8
+    else:
+        kind = y_zero_point.dtype
+    if kind.is_floating_point:
+        raise ModelError(f"QuantizeLinear to {kind} is not implemented")
+    limits = torch.iinfo(kind)
+    scale = _along(y_scale, x, axis=axis, block_size=block_size)
+    codes = torch.round(x / scale)
+    if y_zero_point is not None:
+        zero_point = _along(y_zero_point, x, axis=axis, block_size=block_size)
+        codes = codes + zero_point.to(codes.dtype)
+    return codes.clamp(limits.min, limits.max).to(kind)
+
+
+@op("DequantizeLinear", versions=(10, 13, 19, 21, 23, 24, 25, 28))
+def dequantize_linear(
+    x: Moved,
+    x_scale: Tensor,
+    x_zero_point: Tensor | None = None,
+    *,
+    axis: int = 1,
+    block_size: int = 0,
+    output_dtype: int = 0,
+) -> Tensor:
+    scale = _along(x_scale, x, axis=axis, block_size=block_size)
+    if x_zero_point is None:
+        values = x.to(scale.dtype)
+    else:
+        zero_point = _along(x_zero_point, x, axis=axis, block_size=block_size)
+        values = (x.to(torch.int32) - zero_point.to(torch.int32)).to(scale.dtype)
+    result = values * scale
+    return result.to(torch_dtype(output_dtype)) if output_dtype else result
+
+
+def _along(scale: Tensor, x: Tensor, *, axis: int, block_size: int) -> Tensor:
+    """A scale or zero point shaped to broadcast against `x`."""
+    if block_size:
+        return scale.repeat_interleave(block_size, axis).narrow(axis, 0, x.shape[axis])
+    if scale.ndim == 0 or scale.numel() == 1:
+        return scale.reshape(())
+    shape = [1] * x.ndim
+    shape[axis] = -1
+    return scale.reshape(shape)

@@ -1,0 +1,167 @@
+"""A graph as a flat list of calls over numbered slots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from onnxqat.bridge.host_values import as_ints, as_scalar, as_tensor, simplest
+from onnxqat.bridge.ops.registry import Reading
+from onnxqat.core.errors import ModelError, OnnxqatError
+
+ABSENT = 0
+"""Slot of an optional input that is not there: always None."""
+DEVICE = 1
+"""Slot of the device that the graph inputs lie on."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """The ONNX node that a step came from."""
+
+    node: str
+    op: str
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.node}: {self.op}({', '.join(self.inputs)}) -> {', '.join(self.outputs)}"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call: the results of `function` on some slots go to others, and dead slots are freed."""
+
+    function: Callable[..., Any]
+    reads: tuple[int, ...]
+    writes: tuple[int, ...]
+    frees: tuple[int, ...]
+    place: Place
+
+
+class Program:
+    """The steps of one graph; `run` may be called again and again."""
+
+    def __init__(
+        self,
+        steps: Sequence[Step],
+        *,
+        template: Sequence[Any],
+        inputs: Sequence[int],
+        captures: Sequence[int],
+        outputs: Sequence[int],
+    ) -> None:
+        self.places = tuple(step.place for step in steps)
+        self._template = list(template)
+        self._given = (DEVICE, *inputs, *captures)
+        self._outputs = tuple(outputs)
+        # Plain tuples: attribute look-ups would cost more than the loop itself
+        self._calls: tuple[tuple[Callable[..., Any], tuple[int, ...], Any, tuple[int, ...]], ...]
+        self._calls = tuple(
+            (s.function, s.reads, s.writes[0] if len(s.writes) == 1 else s.writes, s.frees)
+            for s in steps
+        )
+
+    def run(
+        self, device: torch.device | None, inputs: Iterable[Any], captures: Iterable[Any]
+    ) -> tuple[Any, ...]:
+        """The outputs, in graph order.
+
+        Raises:
+            ModelError: An operator failed; the error names its node and its input shapes.
+        """
+        slots = self._template.copy()
+        for index, value in zip(self._given, (device, *inputs, *captures), strict=True):
+            slots[index] = value
+        done = 0
+        try:
+            for function, reads, write, frees in self._calls:
+                result = function(*[slots[i] for i in reads])
+                if write.__class__ is int:
+                    slots[write] = result
+                else:
+                    for index, value in zip(write, result, strict=False):
+                        slots[index] = value
+                for index in frees:
+                    slots[index] = None
+                done += 1
+        except Exception as error:
+            raise self._located(error, done, slots) from error
+        return tuple(slots[i] for i in self._outputs)
+
+    def _located(self, error: Exception, index: int, slots: list[Any]) -> OnnxqatError:
+        place = self.places[index]
+        if isinstance(error, OnnxqatError) and error.node is not None:
+            return error  # located by the subgraph that it comes from
+        shapes = [_shape(slots[i]) for i in self._calls[index][1]]
+        problem = error.problem if isinstance(error, OnnxqatError) else str(error)
+        return ModelError(
+            f"{place.op} failed: {problem.strip() or type(error).__name__}",
+            node=place.node,
+            at=f"inputs {', '.join(place.inputs)} of shapes {', '.join(shapes)}",
+            fix=error.fix if isinstance(error, OnnxqatError) else None,
+        )
+
+
+def _shape(value: Any) -> str:
+    return str(list(value.shape)) if isinstance(value, Tensor) else repr(value)
+
+
+@dataclass(frozen=True)
+class HostCall:
+    """An operator on host values: on Python ints where it can, else on CPU tensors."""
+
+    function: Callable[..., Any]
+    fast: Callable[..., Any] | None
+    attributes: dict[str, Any]
+    readings: tuple[Reading, ...]
+    output_count: int
+
+    def __call__(self, *values: Any) -> Any:
+        """Host values for host values."""
+        if self.fast is not None:
+            result = self.fast(*values, **self.attributes)
+            if result is not NotImplemented:
+                return result
+        read = [_read(v, r) for v, r in zip(values, self.readings, strict=True)]
+        result = self.function(*read, **self.attributes)
+        return simplest(result) if self.output_count == 1 else [simplest(r) for r in result]
+
+
+def _read(value: Any, reading: Reading) -> Any:
+    if value is None:
+        return None
+    if reading is Reading.INTS:
+        return as_ints(value)
+    return as_scalar(value) if reading is Reading.SCALAR else as_tensor(value)
+
+
+@dataclass(frozen=True)
+class BodyCall:
+    """An operator with subgraphs: its inputs, then what each subgraph captures."""
+
+    function: Callable[..., Any]
+    input_count: int
+    bodies: dict[str, tuple[Program, slice]] = field(default_factory=dict)
+
+    def __call__(self, device: torch.device, *values: Any) -> Any:
+        """The operator's result; the subgraphs see what they captured."""
+        bound = {
+            name: _Bound(program, device, values[captured])
+            for name, (program, captured) in self.bodies.items()
+        }
+        return self.function(*values[: self.input_count], **bound)
+
+
+@dataclass(frozen=True)
+class _Bound:
+    program: Program
+    device: torch.device
+    captured: Sequence[Any]
+
+    def __call__(self, *inputs: Any) -> tuple[Any, ...]:
+        return self.program.run(self.device, inputs, self.captured)

@@ -1,0 +1,222 @@
+"""Which nodes of a graph are fake quantizers, and their formats."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import onnx_graphsurgeon as gs
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from onnxqat.bridge.fake_quant import FakeQuantize, along
+from onnxqat.core.codec import decode
+from onnxqat.core.plan import QuantPlan
+from onnxqat.core.spec import QuantDtype
+from onnxqat.graph import Graph
+from onnxqat.graph.insert import PLAN_KEY
+from onnxqat.graph.qdq_pairs import QdqPair, qdq_pairs
+from onnxqat.graph.query import constant_value, is_output
+
+
+class NewParameter(Protocol):
+    """Registers the parameter of an initializer and returns its torch name."""
+
+    def __call__(
+        self, constant: gs.Constant, *, value: Tensor | None = None, train: bool = True
+    ) -> str:
+        """The torch name of the parameter for a constant, made on first use."""
+        ...
+
+
+@dataclass(frozen=True)
+class Format:
+    """The codes of a pair: limits and zero point, as the file has them."""
+
+    qmin: int
+    qmax: int
+    zero_point: int
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    """One Q/DQ pair that becomes a fake quantizer."""
+
+    pair: QdqPair
+    format: Format
+    source: gs.Tensor
+    """Q's input, or the codes initializer."""
+    scale: gs.Constant
+
+    @property
+    def holds_codes(self) -> bool:
+        """Whether the file stores codes and no float weights."""
+        return self.pair.q_node is None
+
+
+@dataclass(frozen=True)
+class Codes:
+    """How a float parameter is stored: as the codes of a quantizer, from a zero point."""
+
+    module: FakeQuantize
+    zero_point: int
+    weight: Tensor
+    """As the file says, before any training."""
+    scale: Tensor
+
+    def is_unchanged(self, weight: Tensor) -> bool:
+        """Whether this weight and the scale are still the file's."""
+        scale = self.module.scale.detach().cpu()
+        return torch.equal(weight, self.weight) and torch.equal(scale, self.scale)
+
+
+def quantizers(graph: Graph) -> dict[str, Quantizer]:
+    """The pairs of the main graph that can be fake quantizers, by the DQ's output.
+
+    Those are the pairs with constant scales > 0, the same for Q and DQ, and one constant zero point
+    for all channels. Others run as they stand.
+    """
+    narrow = narrow_weights(graph)
+    makers = {t.name: node for node in graph.nodes for t in node.outputs}
+    found = (_quantizer(graph, makers[p.output], p, narrow) for p in qdq_pairs(graph))
+    return {entry.pair.output: entry for entry in found if entry is not None}
+
+
+def narrow_weights(graph: Graph) -> frozenset[str]:
+    """Names of weights whose 4-bit codes lie in an INT8 initializer, by the plan in the file."""
+    text = graph.metadata.get(PLAN_KEY)
+    if text is None:
+        return frozenset()
+    plan = decode(QuantPlan, json.loads(text))
+    return frozenset(
+        placement.edge.tensor
+        for placement in plan.placements
+        if plan.spec_of(placement.edge).dtype is QuantDtype.INT4_IN_INT8
+    )
+
+
+def _quantizer(
+    graph: Graph, dq: gs.Node, pair: QdqPair, narrow: frozenset[str]
+) -> Quantizer | None:
+    q = dq.inputs[0].inputs[0] if pair.q_node is not None else None
+    scale = dq.inputs[1]
+    values = constant_value(scale)
+    zero_point = _zero_point(dq)
+    if values is None or not (values > 0).all() or zero_point is None:
+        return None
+    if any(node.attrs.get("block_size") for node in (dq, q) if node is not None):
+        return None
+    if q is not None and not _matches(graph, q, dq):
+        return None
+    limits = _limits(pair, narrow)
+    if limits is None:
+        return None
+    source = dq.inputs[0] if q is None else q.inputs[0]
+    return Quantizer(pair, Format(*limits, zero_point), source, scale)
+
+
+def _matches(graph: Graph, q: gs.Node, dq: gs.Node) -> bool:
+    """Whether Q undoes DQ exactly and nothing else reads the codes."""
+    codes = q.outputs[0]
+    same_scale = q.inputs[1] is dq.inputs[1] or np.array_equal(
+        _array(q.inputs[1]), _array(dq.inputs[1])
+    )
+    same_axis = q.attrs.get("axis", 1) == dq.attrs.get("axis", 1)
+    readers = codes.outputs
+    only_dq = all(node.op == "DequantizeLinear" for node in readers)
+    return (
+        same_scale
+        and _zero_point(q) == _zero_point(dq)
+        and (same_axis or _array(dq.inputs[1]).ndim == 0)
+        and only_dq
+        and not is_output(graph, codes)
+    )
+
+
+def _array(tensor: gs.Tensor) -> NDArray[Any]:
+    value = constant_value(tensor)
+    return np.empty(0) if value is None else value
+
+
+def _zero_point(node: gs.Node) -> int | None:
+    """The one zero point of all channels; None where they differ or are computed."""
+    if len(node.inputs) < 3 or node.inputs[2].is_empty():
+        return 0
+    values = constant_value(node.inputs[2])
+    if values is None or values.size == 0:
+        return None
+    distinct = np.unique(values.astype(np.int64))
+    return int(distinct[0]) if len(distinct) == 1 else None
+
+
+def _limits(pair: QdqPair, narrow: frozenset[str]) -> tuple[int, int] | None:
+    if pair.q_node is None and pair.tensor in narrow:
+        return QuantDtype.INT4_IN_INT8.qmin, QuantDtype.INT4_IN_INT8.qmax
+    return _LIMITS.get(pair.dtype)
+
+
+_LIMITS = {
+    "int8": (-128, 127),
+    "uint8": (0, 255),
+    "int16": (-(2**15), 2**15 - 1),
+    "uint16": (0, 2**16 - 1),
+    "int32": (-(2**31), 2**31 - 1),
+    "int4": (-8, 7),
+    "uint4": (0, 15),
+}
+
+
+class FakeQuantizers:
+    """The fake quantizers of a module, and the parameters that they need."""
+
+    def __init__(self, graph: Graph, new_parameter: NewParameter) -> None:
+        self.modules: dict[str, FakeQuantize] = {}
+        """By quantized tensor's name."""
+        self.scales: dict[str, str] = {}
+        """Quantized tensor's name -> torch name of its scale parameter."""
+        self.codes: dict[str, Codes] = {}
+        """Torch name of a weight that the file stores as codes -> how it is stored."""
+        self._entries = quantizers(graph)
+        self._new_parameter = new_parameter
+
+    def of(self, node: gs.Node) -> Quantizer | None:
+        """The pair of a DequantizeLinear node."""
+        return self._entries.get(node.outputs[0].name) if node.outputs else None
+
+    def is_inner(self, node: gs.Node) -> bool:
+        """Whether a node is the Q of pairs, whose DQs stand for it."""
+        return (
+            node.op == "QuantizeLinear"
+            and bool(node.outputs[0].outputs)
+            and all(self.of(dq) is not None for dq in node.outputs[0].outputs)
+        )
+
+    def build(self, entry: Quantizer, scale_name: str, scale: nn.Parameter) -> FakeQuantize:
+        """The module of a pair, listed under the name of what it quantizes."""
+        offset = entry.format.zero_point
+        module = FakeQuantize(
+            scale,
+            axis=entry.pair.axis,
+            qmin=entry.format.qmin - offset,
+            qmax=entry.format.qmax - offset,
+            is_weight=entry.pair.is_weight,
+        )
+        name = entry.pair.tensor
+        if name in self.modules:  # two scales on one tensor: the second goes by its DQ's output
+            name = entry.pair.output
+        self.modules[name] = module
+        self.scales[name] = scale_name
+        return module
+
+    def weight(self, entry: Quantizer, module: FakeQuantize) -> str:
+        """The torch name of the float parameter that stands for stored codes."""
+        codes = torch.from_numpy(_array(entry.source).astype(np.int64)) - entry.format.zero_point
+        scale = along(module.scale.detach(), module.axis, codes.ndim)
+        weight = codes.to(scale.dtype) * scale
+        name = self._new_parameter(entry.source, value=weight.clone())
+        before = module.scale.detach().clone()
+        self.codes[name] = Codes(module, entry.format.zero_point, weight, before)
+        return name
