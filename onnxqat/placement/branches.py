@@ -1,0 +1,100 @@
+"""The branches that meet in an Add: which kernel it fuses into, and whether it is a residual."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import onnx_graphsurgeon as gs
+
+from onnxqat.graph.query import producer
+from onnxqat.placement.families import KEEPS_FEATURES, SATURATES, VALUE_INPUTS, WEIGHTED
+from onnxqat.placement.scene import Scene, is_constant
+
+_RIDES_ALONG = frozenset({"BatchNormalization", "Add", "Mul"})
+"""Ops with one activation input that a kernel takes into its epilogue: an unfolded
+BatchNormalization, a bias behind a MatMul, a scale."""
+
+_AFFINE = frozenset({"Add", "Mul", "Div", "Sub"})
+
+
+def activations(node: gs.Node) -> tuple[gs.Tensor, ...]:
+    """The inputs of a node that are computed, not stored."""
+    return tuple(x for x in node.inputs if x.name and not is_constant(x))
+
+
+def fusing_node(scene: Scene, tensor: gs.Tensor) -> gs.Node | None:
+    """The Conv, Gemm or MatMul into whose kernel an op on `tensor` fuses; None if there is none.
+
+    In between may be only ops that ride along, and nobody else may read what is in between: the
+    kernel would have to store it.
+    """
+    while scene.is_read_once(tensor):
+        node = producer(tensor)
+        if node is None or node.op in WEIGHTED:
+            return node
+        if node.op not in _RIDES_ALONG or len(activations(node)) != 1:
+            return None
+        tensor = activations(node)[0]
+    return None
+
+
+def is_residual(node: gs.Node) -> bool:
+    """Whether an Add joins two feature maps that different weighted ops computed.
+
+    x + f(x) with a pointwise f, as inside GELU's tanh, is no residual: the weighted ops that both
+    sides come from are the same. Nor is the mask that is added to attention scores: it comes from
+    no weighted op, and is far wider than they are.
+    """
+    if len(node.inputs) != 2 or len(activations(node)) != 2 or _feeds(node, "Softmax"):
+        return False
+    left, right = (_nearest_weighted(x) for x in node.inputs)
+    return left.keys() != right.keys() and all(is_feature_map(x) for x in node.inputs)
+
+
+def joins_convs(node: gs.Node) -> bool:
+    """Whether the weighted ops nearest above an Add are convolutions alone."""
+    ops = {above.op for x in node.inputs for above in _nearest_weighted(x).values()}
+    return ops <= {"Conv", "ConvTranspose"}
+
+
+def is_feature_map(tensor: gs.Tensor) -> bool:
+    """Whether the tensor comes from weighted ops through activations, norms, pools and moves."""
+    return any(node.op in WEIGHTED for node in _upstream(tensor, _keeps_features))
+
+
+def _feeds(node: gs.Node, op: str) -> bool:
+    return any(reader.op == op for reader in node.outputs[0].outputs)
+
+
+def _nearest_weighted(tensor: gs.Tensor) -> dict[str, gs.Node]:
+    """The first weighted ops on all ways up from the tensor, by name."""
+    nodes = _upstream(tensor, lambda node: node.op not in WEIGHTED)
+    return {node.name: node for node in nodes if node.op in WEIGHTED}
+
+
+def _upstream(tensor: gs.Tensor, passes: Callable[[gs.Node], bool]) -> Iterator[gs.Node]:
+    """The nodes above a tensor, each once, walking on through those that pass."""
+    pending, seen = [tensor], {tensor.name}
+    while pending:
+        node = producer(pending.pop())
+        if node is None:
+            continue
+        yield node
+        if passes(node):
+            new = [x for x in activations(node) if x.name not in seen]
+            seen.update(x.name for x in new)
+            pending.extend(new)
+
+
+def _keeps_features(node: gs.Node) -> bool:
+    if node.op == "Mul":
+        return len(activations(node)) == 1 or any(_is_gate(x) for x in activations(node))
+    return node.op in KEEPS_FEATURES or node.op in VALUE_INPUTS
+
+
+def _is_gate(tensor: gs.Tensor) -> bool:
+    """Whether the tensor is the bounded factor of a SiLU, HardSwish, GELU or of an SE block."""
+    node = producer(tensor)
+    while node is not None and node.op in _AFFINE and len(activations(node)) == 1:
+        node = producer(activations(node)[0])
+    return node is not None and node.op in SATURATES

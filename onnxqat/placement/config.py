@@ -1,0 +1,76 @@
+"""What the user chose about placement, and what the target compilers differ in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from onnxqat.core.errors import ConfigError
+from onnxqat.core.spec import FORMATS, QuantFormat
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Where the compilers, or NVIDIA's own sources about them, differ: plain data."""
+
+    name: str
+    weighted_ops: frozenset[str]
+    """Ops with weights that the compiler has INT8 kernels for."""
+    pool_ops: frozenset[str]
+    """Pools without weights that run in INT8 between a DQ and a Q."""
+
+
+_WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
+_POOLS = frozenset({"AveragePool"})
+
+PROFILES = {
+    "tensorrt": Profile("tensorrt", _WEIGHTED | {"ConvTranspose"}, _POOLS),
+    # TensorRT for RTX 1.7 runs every INT8 ConvTranspose in float: Q/DQ there only adds kernels.
+    "rtx": Profile("rtx", _WEIGHTED, _POOLS),
+}
+
+
+@dataclass(frozen=True)
+class PlacementConfig:
+    """What is quantized, in what format, for which compiler.
+
+    A pattern must match the whole node name: `/layer1/.*` is everything in layer 1.
+    """
+
+    format: str = "int8"
+    """`int8`, or `w4a8` (4-bit weights, 8-bit activations)."""
+    profile: str = "tensorrt"
+    """`tensorrt`, or `rtx` (TensorRT for RTX)."""
+    include: tuple[str, ...] = ()
+    """Regular expressions of node names: nothing but these is quantized. Empty: everything."""
+    exclude: tuple[str, ...] = ()
+    """Regular expressions of node names that stay in float, whatever `include` says."""
+    exclude_ops: tuple[str, ...] = ()
+    """Op types that stay in float."""
+
+    @property
+    def quant_format(self) -> QuantFormat:
+        """The format of that name.
+
+        Raises:
+            ConfigError: There is none.
+        """
+        return _named(FORMATS, self.format, kind="format")
+
+    @property
+    def compiler(self) -> Profile:
+        """The profile of that name.
+
+        Raises:
+            ConfigError: There is none.
+        """
+        return _named(PROFILES, self.profile, kind="profile")
+
+
+def _named(table: Mapping[str, T], name: str, *, kind: str) -> T:
+    if name not in table:
+        raise ConfigError(f"unknown {kind} '{name}'", fix=f"choose one of: {', '.join(table)}")
+    return table[name]

@@ -1,0 +1,82 @@
+"""Operators by what quantization means for them, as data."""
+
+from __future__ import annotations
+
+WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+"""Ops that sum products with weights: the kernels that INT8 makes faster."""
+
+VALUE_INPUTS: dict[str, tuple[int, ...] | None] = {
+    "Concat": None,
+    "DepthToSpace": (0,),
+    "Expand": (0,),
+    "Flatten": (0,),
+    "Gather": (0,),
+    "Identity": (0,),
+    "MaxPool": (0,),
+    "Pad": (0,),
+    "Reshape": (0,),
+    "Resize": (0,),
+    "Slice": (0,),
+    "SpaceToDepth": (0,),
+    "Split": (0,),
+    "Squeeze": (0,),
+    "Tile": (0,),
+    "Transpose": (0,),
+    "Unsqueeze": (0,),
+}
+"""Ops that only copy or choose values, so that Q and DQ move over them, and the inputs whose values
+they are (None: all). Pad and Resize do so in some modes: ask `scene.value_inputs`."""
+
+KEEPS_FEATURES = frozenset(
+    {
+        "Add",
+        "AveragePool",
+        "BatchNormalization",
+        "Clip",
+        "Elu",
+        "GlobalAveragePool",
+        "HardSwish",
+        "LayerNormalization",
+        "LeakyRelu",
+        "Mish",
+        "PRelu",
+        "Relu",
+        "Selu",
+        "Swish",
+    }
+)
+"""Ops behind a weighted op whose result is still a feature map of the network."""
+
+SATURATES = frozenset({"Clip", "Erf", "HardSigmoid", "Sigmoid", "Tanh"})
+"""Ops with a bounded result, which gates and smooth activations multiply by."""
+
+WITH_SUBGRAPHS = frozenset({"If", "Loop", "Scan"})
+
+COMMUTES = "only moves or chooses values: the Q behind it moves back over it (P7)"
+
+_POINTWISE = "a pointwise op fuses with its neighbours, and runs in their type (P17, P19)"
+_NORM = "a normalization needs float for its statistics (P17)"
+_RECURRENT = "TensorRT has no INT8 kernel for a recurrence"
+
+WHY_FLOAT = {
+    **dict.fromkeys(VALUE_INPUTS, COMMUTES),
+    "Add": "no residual of a Conv, Gemm or MatMul: INT8 would cost accuracy for no kernel (P17)",
+    "Mul": "a product is a pointwise op: Q comes behind it, where a kernel reads it (P12, P17)",
+    "AveragePool": "what it reads or writes is no INT8 tensor, so that it gains nothing (P10)",
+    "GlobalAveragePool": "the compilers average whole maps in float (P10)",
+    "ReduceMean": "the compilers average in float (P10)",
+    "Softmax": "its exponentials need float; a MatMul behind it quantizes its result (P18)",
+    "LogSoftmax": "its exponentials need float",
+    "BatchNormalization": "between a Conv and its activation no Q is wanted (P13)",
+    "LayerNormalization": _NORM,
+    "InstanceNormalization": _NORM,
+    "GroupNormalization": _NORM,
+    "LpNormalization": _NORM,
+    "LRN": _NORM,
+    "LSTM": _RECURRENT,
+    "GRU": _RECURRENT,
+    "RNN": _RECURRENT,
+}
+"""Op -> why its inputs stay in float where no rule quantizes them."""
+
+WHY_FLOAT_OTHERWISE = _POINTWISE

@@ -1,0 +1,180 @@
+"""The placement rules, one generator each; `TENSORRT_RULES`, at the end, is their order.
+
+A rule yields what it decides, edge by edge, with the reason; the planner sees to it that no two
+rules contradict each other. P1 … P19 number NVIDIA's placement rules, L8 … L12 its legal limits.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import onnx_graphsurgeon as gs
+
+from onnxqat.core.plan import Placement, Skip
+from onnxqat.core.spec import Edge, SharedSpec
+from onnxqat.placement.branches import fusing_node, is_feature_map, is_residual, joins_convs
+from onnxqat.placement.families import WEIGHTED, WHY_FLOAT, WHY_FLOAT_OTHERWISE, WITH_SUBGRAPHS
+from onnxqat.placement.scene import (
+    Decision,
+    Scene,
+    edge_at,
+    float_edges,
+    is_float32,
+    is_scalar,
+)
+from onnxqat.placement.sharing import equal_scale_groups
+from onnxqat.placement.weights import weight_index, weight_spec
+
+Rule = Callable[[Scene], Iterator[Decision]]
+
+
+def excluded(scene: Scene) -> Iterator[Decision]:
+    """What the user takes out stays in float."""
+    for node in scene.graph.nodes:
+        if node.name in scene.closed:
+            reason = scene.closed[node.name]
+            yield from (Skip(edge, "excluded", reason) for edge in float_edges(node))
+
+
+def weighted_op(scene: Scene) -> Iterator[Decision]:
+    """Data and weights of each Conv, ConvTranspose, Gemm and MatMul: both, or neither (P1)."""
+    for node in scene.nodes(*WEIGHTED):
+        index = weight_index(node)
+        obstacle = _obstacle_of_weights(scene, node)
+        if obstacle is not None:
+            yield from (Skip(edge_at(node, i), "weighted_op", obstacle) for i in (0, 1))
+        elif index is not None:
+            data, weights = edge_at(node, 1 - index), edge_at(node, index)
+            reason = f"{node.op} reads its data in INT8 (P1, P2)"
+            yield Placement(data, scene.activation, "weighted_op", reason)
+            reason = f"{node.op} reads its weights in INT8, a scale an output channel (P1, P3)"
+            yield Placement(weights, weight_spec(scene, node, index), "weighted_op", reason)
+
+
+def _obstacle_of_weights(scene: Scene, node: gs.Node) -> str | None:
+    """Why a weighted op stays in float; None where it has to, or is a matter of another rule."""
+    if node.op not in scene.config.compiler.weighted_ops:
+        return f"the compiler of profile '{scene.config.profile}' runs it in float (P4)"
+    if node.op == "ConvTranspose" and node.attrs.get("group", 1) != 1:
+        return "the weights of a grouped ConvTranspose have no axis of output channels (P4)"
+    if node.op in ("Conv", "ConvTranspose") and weight_index(node) is None:
+        return "its weights are computed by nodes, so that they have no scale a channel (P1)"
+    return None if weight_index(node) is None else _obstacle_of_operands(node)
+
+
+def _obstacle_of_operands(node: gs.Node) -> str | None:
+    for tensor in node.inputs[:2]:
+        if not is_float32(tensor):
+            return f"'{tensor.name}' is not float32, as the scales are (L9)"
+        if is_scalar(tensor):
+            return f"'{tensor.name}' is a scalar, which Q refuses (L8)"
+    return None
+
+
+def activation_product(scene: Scene) -> Iterator[Decision]:
+    """Both operands of a MatMul or Gemm of two activations, as attention has them (P18)."""
+    for node in scene.nodes("Gemm", "MatMul"):
+        if weight_index(node) is not None:
+            continue
+        obstacle = _obstacle_of_operands(node)
+        for edge in (edge_at(node, 0), edge_at(node, 1)):
+            if obstacle is not None:
+                yield Skip(edge, "activation_product", obstacle)
+            else:
+                reason = f"{node.op} of two activations, as in attention: both in INT8 (P18)"
+                yield Placement(edge, scene.activation, "activation_product", reason)
+
+
+def residual_add(scene: Scene) -> Iterator[Decision]:
+    """All branches of a residual Add but the one into whose kernel it fuses (P5, P6).
+
+    Behind a MatMul a branch crosses in INT8 only where another node reads it in INT8 anyway. A
+    pre-norm transformer keeps its residual stream in float for the norms all the same, and INT8
+    would take accuracy and save no byte; a post-norm one stores its normed stream once, in INT8.
+    """
+    for node in scene.nodes("Add"):
+        if not is_residual(node) or not all(is_float32(x) for x in node.inputs):
+            continue
+        bare = _bare_branch(scene, node)
+        for index in (0, 1):
+            edge, tensor = edge_at(node, index), node.inputs[index]
+            if index == bare:
+                reason = "the Add fuses into the kernel of this branch, the last computed (P5)"
+                yield Skip(edge, "residual_add", reason)
+            elif scene.is_quantized(tensor) or joins_convs(node):
+                reason = "this branch waits for the other, and does so in INT8 (P5, P6)"
+                yield Placement(edge, scene.activation, "residual_add", reason)
+            else:
+                reason = "a residual stream between MatMuls, which no node reads in INT8 (P6, P19)"
+                yield Skip(edge, "residual_add", reason)
+
+
+def _bare_branch(scene: Scene, node: gs.Node) -> int | None:
+    """Of the branches that end in a kernel the one computed last; None if none does.
+
+    With two, the longer way from their common ancestor is the deeper in the graph.
+    """
+    ends = [index for index in (0, 1) if fusing_node(scene, node.inputs[index]) is not None]
+    return max(ends, key=lambda index: scene.depths[node.inputs[index].name], default=None)
+
+
+def pool(scene: Scene) -> Iterator[Decision]:
+    """Pools without weights that have an INT8 kernel: Q right before and behind them (P10)."""
+    for node in scene.nodes(*scene.config.compiler.pool_ops):
+        source, output = node.inputs[0], node.outputs[0]
+        if not is_feature_map(source) or output.name in scene.outputs or not is_float32(source):
+            continue
+        reason = f"{node.op} runs in INT8 where DQ, pool and Q are adjacent (P10)"
+        for edge in (edge_at(node, 0), *scene.readers.get(output.name, ())):
+            if edge.node not in scene.closed:
+                yield Placement(edge, scene.activation, "pool", reason)
+
+
+def equal_scales(scene: Scene) -> Iterator[Decision]:
+    """One scale for the tensors that are quantized before and behind moves (P7, P8)."""
+    for leader, *followers in equal_scale_groups(scene):
+        spec = SharedSpec(_placed(scene, leader)[0].edge)
+        for placement in (x for tensor in followers for x in _placed(scene, tensor)):
+            reason = f"{placement.reason}; only moves lie between it and '{leader}' (P7, P8)"
+            yield Placement(placement.edge, spec, "equal_scales", reason)
+
+
+def _placed(scene: Scene, tensor: str) -> list[Placement]:
+    decisions = (scene.decided.get(edge) for edge in scene.readers[tensor])
+    return [decision for decision in decisions if isinstance(decision, Placement)]
+
+
+def left_in_float(scene: Scene) -> Iterator[Decision]:
+    """Every other edge on float values, with the reason by its op."""
+    for node in scene.graph.nodes:
+        for edge in float_edges(node):
+            if edge not in scene.decided:
+                yield Skip(edge, "left_in_float", _why_float(node, edge))
+
+
+def _why_float(node: gs.Node, edge: Edge) -> str:
+    if node.op in WITH_SUBGRAPHS:
+        return f"its subgraphs stay in float, with {_weighted_ops_inside(node)} in them"
+    if node.op in WEIGHTED:
+        return "a bias is added in the kernel's wider accumulator, and stays float (L12)"
+    return WHY_FLOAT.get(node.op, WHY_FLOAT_OTHERWISE)
+
+
+def _weighted_ops_inside(node: gs.Node) -> str:
+    subgraphs = [value for value in node.attrs.values() if isinstance(value, gs.Graph)]
+    counts = Counter(x.op for graph in subgraphs for x in graph.nodes)
+    names = sorted(op for op in counts if op in WEIGHTED or WHY_FLOAT.get(op) == WHY_FLOAT["LSTM"])
+    return ", ".join(f"{counts[op]} {op}" for op in names) or "no kernel for INT8"
+
+
+TENSORRT_RULES: tuple[Rule, ...] = (
+    excluded,
+    weighted_op,
+    activation_product,
+    residual_add,
+    pool,
+    equal_scales,
+    left_in_float,
+)
+"""In order: the user's choice, then what asks for Q/DQ, then what looks at all that is placed."""

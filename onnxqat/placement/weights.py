@@ -1,0 +1,74 @@
+"""Where a node's weights are, and in what format they are quantized."""
+
+from __future__ import annotations
+
+import onnx_graphsurgeon as gs
+
+from onnxqat.core.spec import Granularity, PerChannel, PerTensor, QuantDtype, QuantSpec
+from onnxqat.placement.families import WEIGHTED
+from onnxqat.placement.scene import Scene, is_constant
+
+
+def weight_index(node: gs.Node) -> int | None:
+    """The input of a weighted op that holds its weights; None if no operand is stored.
+
+    Conv and ConvTranspose keep them at 1; Gemm and MatMul may have them on either side.
+    """
+    places = (1,) if node.op in ("Conv", "ConvTranspose") else (1, 0)
+    return next((index for index in places if is_constant(node.inputs[index])), None)
+
+
+def weight_spec(scene: Scene, node: gs.Node, index: int) -> QuantSpec:
+    """The format of the weights at input `index`: the user's, one scale an output channel (P3).
+
+    Weights that several nodes read along different axes get one scale for all, which fits each;
+    weights that are also read in float stay 8-bit, for 4-bit ones are stored as codes alone.
+    """
+    weights = node.inputs[index]
+    uses = [
+        weight_granularity(scene.by_name[edge.node], edge.index)
+        for edge in scene.readers[weights.name]
+        if _is_weight_slot(scene.by_name[edge.node], edge.index)
+    ]
+    is_all = len(uses) == len(weights.outputs)
+    dtype = scene.config.quant_format.weight if is_all else QuantDtype.INT8
+    return QuantSpec(dtype, uses[0] if len(set(uses)) == 1 else PerTensor())
+
+
+def weight_granularity(node: gs.Node, index: int) -> Granularity:
+    """One scale an output channel, or one for all where the weights have no such axis."""
+    axis = _CHANNEL_AXES[node.op](node, index, len(node.inputs[index].shape))
+    return PerTensor() if axis is None else PerChannel(axis)
+
+
+def _is_weight_slot(node: gs.Node, index: int) -> bool:
+    return node.op in WEIGHTED and index == weight_index(node)
+
+
+def _conv(node: gs.Node, index: int, rank: int) -> int | None:
+    """[M, C/group, ...], see https://onnx.ai/onnx/operators/onnx__Conv.html."""
+    return 0
+
+
+def _conv_transpose(node: gs.Node, index: int, rank: int) -> int | None:
+    """[C, M/group, ...], see https://onnx.ai/onnx/operators/onnx__ConvTranspose.html."""
+    return 1
+
+
+def _gemm(node: gs.Node, index: int, rank: int) -> int | None:
+    """A [M, K] and B [K, N], each stored transposed where its attribute says so."""
+    is_transposed = bool(node.attrs.get(("transA", "transB")[index], 0))
+    return index ^ is_transposed
+
+
+def _matmul(node: gs.Node, index: int, rank: int) -> int | None:
+    """A [..., M, K] and B [..., K, N] as in numpy; a vector [K] has no output channel."""
+    return None if rank < 2 else (rank - 2, rank - 1)[index]
+
+
+_CHANNEL_AXES = {
+    "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
+    "Gemm": _gemm,
+    "MatMul": _matmul,
+}
