@@ -73,18 +73,20 @@ def _changes(graph: Graph, min_opset: int) -> Iterator[Change]:
     yield from drop_initializer_inputs(graph)
     yield from name_nodes(graph)
     yield from lower_constants(graph)
-    infer_shapes(graph)
-    yield from raise_opset(graph, min_opset)
-    yield from _fold(graph)
+    if graph.opset < min_opset:  # shapes say what an old Softmax is today
+        yield from _repeat((fold_shapes,), graph)
+        yield from raise_opset(graph, min_opset)
+    yield from _repeat(FOLDS, graph)
     yield from fold_affine(graph)
     yield from drop_unused(graph)
     yield from name_nodes(graph)
 
 
-def _fold(graph: Graph) -> Iterator[Change]:
+def _repeat(passes: tuple[Pass, ...], graph: Graph) -> Iterator[Change]:
+    """Run passes, with fresh shapes, until none of them finds anything."""
     while True:
         infer_shapes(graph)
-        changes = [change for step in FOLDS for change in step(graph)]
+        changes = [change for step in passes for change in step(graph)]
         yield from changes
         if not changes:
             return

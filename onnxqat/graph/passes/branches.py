@@ -17,17 +17,24 @@ from onnxqat.graph.query import constant_value
 def inline_branches(graph: Graph) -> Iterator[Change]:
     """An If that always goes one way is replaced by the nodes of that branch."""
     names = Names(graph)
-    for inner in list(all_graphs(graph)):
-        for node in list(inner.nodes):
-            condition = constant_value(node.inputs[0]) if node.op == "If" else None
-            if condition is not None and condition.size == 1:
-                way = "then_branch" if condition.item() else "else_branch"
-                _inline(graph, inner, node, way, names)
-                yield Change("inline branch", node.name, f"the If always takes its {way}")
+    for inner in all_graphs(graph):  # comes to the graphs in a node after this one is through
+        while (decided := _decided_if(inner)) is not None:
+            node, way = decided
+            _inline(graph, inner, node, node.attrs.pop(way), names)
+            yield Change("inline branch", node.name, f"the If always takes its {way}")
 
 
-def _inline(root: Graph, graph: gs.Graph, node: gs.Node, way: str, names: Names) -> None:
-    branch, outputs = node.attrs.pop(way), list(node.outputs)
+def _decided_if(graph: gs.Graph) -> tuple[gs.Node, str] | None:
+    """The first If with a constant condition, and the branch that it takes."""
+    for node in graph.nodes:
+        condition = constant_value(node.inputs[0]) if node.op == "If" else None
+        if condition is not None and condition.size == 1:
+            return node, "then_branch" if condition.item() else "else_branch"
+    return None
+
+
+def _inline(root: Graph, graph: gs.Graph, node: gs.Node, branch: gs.Graph, names: Names) -> None:
+    outputs = list(node.outputs)
     disconnect(node)  # with the other branch
     _rename_clashes(root, branch, names)
     ends = [

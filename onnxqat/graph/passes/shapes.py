@@ -41,7 +41,7 @@ def fold_shapes(graph: Graph) -> Iterator[Change]:
             make_constant(node.outputs[0], value.astype(dtype))
             folded.append(node)
             yield Change(
-                "fold shape", node.name, f"'{name}' is {value.tolist()} by the declared shapes"
+                "fold shape", node.name, f"'{name}' is {value.tolist()}, whatever the input"
             )
         remove_nodes(inner, folded)
 
@@ -55,8 +55,6 @@ def _partial_result(node: gs.Node, known: Known) -> Partial | None:
     inputs = [_partial_value(tensor, known) for tensor in node.inputs]
     if rule is None or not inputs or any(value is None for value in inputs):
         return None
-    if not any(id(tensor) in known for tensor in node.inputs):
-        return None  # constants alone are the business of constant folding
     try:
         result: Partial | None = rule(node, *inputs)
     except (TypeError, ValueError, IndexError):  # an unknown integer decides here
