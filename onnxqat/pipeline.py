@@ -41,7 +41,7 @@ class Watch:
     """Who is told what while a run goes on."""
 
     on_stage: Callable[[str], None] = _ignore
-    on_change: Callable[[Change], None] = _ignore
+    on_prepared: Callable[[list[Change]], None] = _ignore
     on_step: Callable[[StepRecord], None] = _ignore
 
 
@@ -69,6 +69,7 @@ def run(recipe: Recipe | Path | str, out: Path | str, *, watch: Watch = Watch())
         fp32 = prepare(original, on_change=changes.append)
         data = _open_roles(recipe, original)
         folder.save_prepared(fp32, changes)
+        watch.on_prepared(changes)
     with clock.stage("place"):
         plan = place(fp32, config=recipe.placement)
         folder.save_plan(plan)

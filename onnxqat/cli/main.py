@@ -24,10 +24,9 @@ app = App(
     help="Quantization-aware training of ONNX files for TensorRT: FP32 ONNX and data in, "
     "fine-tuned Q/DQ ONNX out, with the evidence beside it.",
 )
-for _order, _command in enumerate(
-    (*whole.COMMANDS, *quantize.COMMANDS, *train.COMMANDS, *check.COMMANDS)
-):
-    app.command(_command, sort_key=_order)
+COMMANDS = (*whole.COMMANDS, *quantize.COMMANDS, *train.COMMANDS, *check.COMMANDS)
+for _order, _command in enumerate(COMMANDS):
+    app.command(_command, sort_key=_order)  # type: ignore[call-overload] # a union of signatures
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -25,6 +25,9 @@ from onnxqat.cli.flags import (
     Workers,
 )
 from onnxqat.core.files import check_writable
+
+if TYPE_CHECKING:
+    from onnxqat.graph import Change
 
 DEFAULT_SAMPLES = 512
 
@@ -103,7 +106,9 @@ def quantize(
     dataset = open_data(
         source.source, input_specs(original), replace(source, workers=workers or source.workers)
     )
-    prepared = prepare(original, on_change=lambda change: show.log(f"prepare: {change}"))
+    made: list[Change] = []
+    prepared = prepare(original, on_change=made.append)
+    show.changes(made)
     placement = PlacementConfig(
         format=format, profile=profile, include=include, exclude=exclude, exclude_ops=exclude_ops
     )

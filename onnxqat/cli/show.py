@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from onnxqat.core.codec import encode
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from rich.console import RenderableType
+
+    from onnxqat.graph import Change
 
 PIPE_WIDTH = 200
 """Columns when stdout is no terminal: a table in a log should not be folded at 80."""
@@ -32,6 +37,12 @@ def result(value: Any, *, as_json: bool, table: RenderableType) -> None:
 def log(line: str) -> None:
     """One line for a person, on stderr."""
     sys.stderr.write(f"{line}\n")
+
+
+def changes(made: Iterable[Change]) -> None:
+    """What preparing changed, counted by kind: the whole list would bury everything else."""
+    for kind, count in Counter(change.kind for change in made).items():
+        log(f"prepare: {kind}: {count}")
 
 
 def to_stderr(table: RenderableType) -> None:

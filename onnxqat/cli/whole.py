@@ -30,7 +30,7 @@ def run(
     with TrainingProgress(print_every=print_every) as progress:
         watch = Watch(
             on_stage=lambda stage: show.log(f"{stage} …"),
-            on_change=lambda change: show.log(f"  {change}"),
+            on_prepared=show.changes,
             on_step=progress.show,
         )
         summary = run_pipeline(recipe, make_folder(out), watch=watch)

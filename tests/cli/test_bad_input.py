@@ -97,7 +97,7 @@ def test_external_data_outside_the_models_folder_is_refused(capsys, tmp_path, ne
         ({"image": images(4)[:, :2]}, ("image", "3")),
         ({"image": images(4).astype(np.complex64)}, ("image", "complex64")),
         ({"image": np.full_like(images(4), np.nan)}, ("image", "NaN")),
-        ({"image": images(4)[:0]}, ("image",)),
+        ({"image": images(4)[:0]}, ("there is no data",)),
     ],
     ids=["wrong name", "wrong shape", "wrong dtype", "NaN", "no samples"],
 )
