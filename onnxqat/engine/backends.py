@@ -86,7 +86,7 @@ def _require(backend: Backend) -> None:
             raise BuildError(f"the package {name} is not installed", fix=install)
     if backend == "tensorrt" and gpu_capability() is None:
         raise BuildError(
-            "TensorRT compiles only on a machine with an NVIDIA GPU, and none was found",
+            "TensorRT needs an NVIDIA GPU to compile, and none was found",
             fix="choose the backend rtx, which needs no GPU",
         )
 

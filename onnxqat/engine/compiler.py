@@ -9,6 +9,7 @@ compiler's log.
 
 from __future__ import annotations
 
+import glob
 import json
 import sys
 from pathlib import Path
@@ -69,7 +70,8 @@ def _config(request: dict[str, Any]) -> Any:
 def _profile(shapes: dict[str, list[list[int]]]) -> Any:
     profile = Profile()
     for name, (minimum, optimum, maximum) in shapes.items():
-        profile.add(name, min=tuple(minimum), opt=tuple(optimum), max=tuple(maximum))
+        key = glob.escape(name)  # Polygraphy reads the names as patterns
+        profile.add(key, min=tuple(minimum), opt=tuple(optimum), max=tuple(maximum))
     return profile
 
 

@@ -23,7 +23,7 @@ Shapes = Mapping[str, Sequence[int] | ShapeRange]
 
 
 def shape_profile(inputs: Sequence[InputSpec], shapes: Shapes) -> dict[str, ShapeRange]:
-    """The shapes of every input: those given, else the model's own with batch 1.
+    """The shapes of every input with a dynamic dimension: those given, else batch 1.
 
     Batch is the first dimension, and every dimension of its ONNX name.
 
@@ -37,13 +37,16 @@ def shape_profile(inputs: Sequence[InputSpec], shapes: Shapes) -> dict[str, Shap
             f"shapes were given for '{unknown}', which is no input of the model",
             fix=f"the inputs are: {', '.join(names)}",
         )
-    batch = {spec.shape[0] for spec in inputs if spec.shape and isinstance(spec.shape[0], str)}
-    return {
-        spec.name: _given(spec, shapes[spec.name])
-        if spec.name in shapes
-        else _default(spec, {name for name in batch if isinstance(name, str)})
+    batch = frozenset(str(spec.shape[0]) for spec in inputs if spec.shape)
+    ranges = {
+        spec.name: _given(spec, shapes[spec.name]) if spec.name in shapes else _default(spec, batch)
         for spec in inputs
     }
+    return {spec.name: ranges[spec.name] for spec in inputs if _is_dynamic(spec)}
+
+
+def _is_dynamic(spec: InputSpec) -> bool:
+    return any(not isinstance(size, int) for size in spec.shape)
 
 
 def _given(spec: InputSpec, shape: Sequence[int] | ShapeRange) -> ShapeRange:
@@ -56,7 +59,18 @@ def _given(spec: InputSpec, shape: Sequence[int] | ShapeRange) -> ShapeRange:
                 tensor=spec.name,
                 fix=f"the model says {list(spec.shape)}",
             )
+    if not _in_order(shape):
+        raise BuildError(
+            f"the smallest shape {list(shape.minimum)}, the most frequent {list(shape.optimum)} "
+            f"and the largest {list(shape.maximum)} are not in order",
+            tensor=spec.name,
+        )
     return shape
+
+
+def _in_order(shape: ShapeRange) -> bool:
+    bounds = zip(shape.minimum, shape.optimum, shape.maximum, strict=True)
+    return all(0 < low <= usual <= high for low, usual, high in bounds)
 
 
 def _fits(spec: InputSpec, shape: tuple[int, ...]) -> bool:
@@ -67,7 +81,7 @@ def _fits(spec: InputSpec, shape: tuple[int, ...]) -> bool:
     )
 
 
-def _default(spec: InputSpec, batch: set[str]) -> ShapeRange:
+def _default(spec: InputSpec, batch: frozenset[str]) -> ShapeRange:
     shape: list[int] = []
     for axis, size in enumerate(spec.shape):
         if isinstance(size, int):

@@ -13,7 +13,7 @@ _PARSER = re.compile(
 )
 _PARSED_OUTPUT = re.compile(r'While parsing node number \d+ \[\S+ -> "(?P<output>[^"]*)"')
 _ERROR = re.compile(r"^\[E\] (.*(?:\n    .*)*)", re.MULTILINE)
-_NODE = re.compile(r"[Ff]or node (?P<node>\S.*?)(?:\.| \(|$)", re.MULTILINE)
+_NODE = re.compile(r"for node (?P<node>\{[^}]*\}|\S+?)[.,)]*(?:\s|$)")
 
 _NOISE = "catchCudaError"
 """Marks the complaints about the absent GPU that follow each real error."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from importlib.util import find_spec
 
 import onnx
 import onnx.parser
 import pytest
 
-from onnxqat.core.precision import HEAVY_OPS
+from onnxqat.core.precision import Precision, node_precisions
+from onnxqat.engine import Built, heavy_nodes
+from onnxqat.engine.model_file import Model
 
 needs_compiler = pytest.mark.skipif(
     find_spec("tensorrt_rtx") is None, reason="the package tensorrt-rtx is not installed"
@@ -22,6 +25,6 @@ def model_of(text: str) -> onnx.ModelProto:
     return model
 
 
-def heavy_nodes(model: onnx.ModelProto) -> list[tuple[str, str]]:
-    """Name and operator of the nodes that multiply matrices."""
-    return [(node.name, node.op_type) for node in model.graph.node if node.op_type in HEAVY_OPS]
+def precisions(model: Model, built: Built) -> Counter[Precision]:
+    """How many nodes that multiply matrices run in which precision."""
+    return Counter(node.precision for node in node_precisions(built.plan, heavy_nodes(model)))
