@@ -26,7 +26,8 @@ class Difference:
     def add(self, reference: Array, candidate: Array) -> None:
         """Count one batch; both arrays have the same shape."""
         wide = reference.astype(np.float64)
-        error = np.where(reference == candidate, 0.0, wide - candidate)
+        differs = reference != candidate  # equal infinities are no error
+        error = np.subtract(wide, candidate, out=np.zeros_like(wide), where=differs)
         error[~np.isfinite(error)] = np.inf
         self.signal += _energy(wide[np.isfinite(wide)])
         self.noise += _energy(error)
