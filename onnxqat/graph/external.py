@@ -5,6 +5,7 @@ Source: https://onnx.ai/onnx/repo-docs/ExternalData.html
 
 from __future__ import annotations
 
+import mmap
 from math import prod
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, BinaryIO
@@ -136,4 +137,12 @@ class ExternalWriter:
         for key, value in place.items():
             proto.external_data.add(key=key, value=str(value))
         raw.tofile(self._stream)
+        _release(constant._values)
         return proto
+
+
+def _release(values: NDArray[Any]) -> None:
+    """Let go of a mapped tensor's pages, which count as memory in use: the next read maps anew."""
+    mapping = getattr(values, "_mmap", None)
+    if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapping.madvise(mmap.MADV_DONTNEED)
