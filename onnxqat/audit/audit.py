@@ -13,6 +13,7 @@ from onnxqat.audit.subject import Subject
 from onnxqat.core.errors import ConfigError
 from onnxqat.core.finding import Finding, Severity
 from onnxqat.graph import as_graph
+from onnxqat.graph.check import infer_shapes
 
 _WORST_FIRST = {severity: -rank for rank, severity in enumerate(Severity)}
 
@@ -39,7 +40,9 @@ def audit(
         ConfigError: No rule has a code that is selected or ignored.
     """
     codes = _matching(select or [""]) - _matching(ignore)
-    subject = Subject(as_graph(model))
+    graph = as_graph(model)
+    infer_shapes(graph)
+    subject = Subject(graph)
     findings = {finding for code in codes for finding in RULES[code].findings(subject)}
     return tuple(sorted(findings, key=_order))
 

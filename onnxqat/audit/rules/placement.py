@@ -47,7 +47,7 @@ def one_sided(subject: Subject) -> Iterator[Objection]:
         quantized = [side for side in sides if side is not None]
         if len(quantized) != 1 or _is_four_bit(quantized[0]):
             continue
-        bare = sides.index(None)
+        bare = 0 if sides[0] is None else 1
         yield Objection(
             f"the {_SIDES[1 - bare]} of this {node.op} are quantized, the {_SIDES[bare]} are not: "
             "it runs in float",
