@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -234,6 +235,18 @@ def test_paths_and_protos_compare_the_same(tmp_path: Path) -> None:
     data = rows((1.0, 2.0))
 
     assert compare(IDENTITY, path, data) == compare(IDENTITY, NEGATED, data)
+
+
+def test_comparing_does_not_import_torch() -> None:
+    script = (
+        "import sys; from tests.engine.test_compare import IDENTITY, rows;"
+        "from onnxqat.engine import compare; compare(IDENTITY, IDENTITY, rows((1.0, 2.0)));"
+        "assert not {'torch', 'tensorrt', 'tensorrt_rtx'} & set(sys.modules)"
+    )
+    here = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", script], cwd=here, check=False)
+
+    assert done.returncode == 0
 
 
 def test_qdq_is_computed_as_the_file_says_and_not_by_integer_kernels(tmp_path: Path) -> None:
