@@ -27,6 +27,9 @@ VALUE_INPUTS: dict[str, tuple[int, ...] | None] = {
 """Ops that only copy or choose values, so that Q and DQ move over them, and the inputs whose values
 they are (None: all). Pad and Resize do so in some modes: ask `scene.value_inputs`."""
 
+CHOOSES_PART = frozenset({"Gather", "Slice", "Split"})
+"""Those of `VALUE_INPUTS` whose result may lack most of the values."""
+
 KEEPS_FEATURES = frozenset(
     {
         "Add",
@@ -67,7 +70,7 @@ WHY_FLOAT = {
     "ReduceMean": "the compilers average in float (P10)",
     "Softmax": "its exponentials need float; a MatMul behind it quantizes its result (P18)",
     "LogSoftmax": "its exponentials need float",
-    "BatchNormalization": "between a Conv and its activation no Q is wanted (P13)",
+    "BatchNormalization": "between a Conv and its activation no Q is wanted (P12, P13)",
     "LayerNormalization": _NORM,
     "InstanceNormalization": _NORM,
     "GroupNormalization": _NORM,

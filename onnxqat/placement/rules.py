@@ -131,12 +131,24 @@ def pool(scene: Scene) -> Iterator[Decision]:
                 yield Placement(edge, scene.activation, "pool", reason)
 
 
+def preactivation(scene: Scene) -> Iterator[Decision]:
+    """The input of a BatchNormalization that stands before its Conv, not behind one (P13).
+
+    What it reads is stored for others as well, a later block's Concat or Add: once, in INT8.
+    """
+    for node in scene.nodes("BatchNormalization"):
+        source = node.inputs[0]
+        if is_feature_map(source) and is_float32(source) and fusing_node(scene, source) is None:
+            reason = "a BatchNormalization before its Conv reads what is stored in INT8 (P13)"
+            yield Placement(edge_at(node, 0), scene.activation, "preactivation", reason)
+
+
 def equal_scales(scene: Scene) -> Iterator[Decision]:
-    """One scale for the tensors that are quantized before and behind moves (P7, P8)."""
+    """One scale for quantized tensors with values in common, between which are moves (P7 … P9)."""
     for leader, *followers in equal_scale_groups(scene):
         spec = SharedSpec(_placed(scene, leader)[0].edge)
         for placement in (x for tensor in followers for x in _placed(scene, tensor)):
-            reason = f"{placement.reason}; only moves lie between it and '{leader}' (P7, P8)"
+            reason = f"{placement.reason}; only moves lie between it and '{leader}' (P7, P8, P9)"
             yield Placement(placement.edge, spec, "equal_scales", reason)
 
 
@@ -174,6 +186,7 @@ TENSORRT_RULES: tuple[Rule, ...] = (
     activation_product,
     residual_add,
     pool,
+    preactivation,
     equal_scales,
     left_in_float,
 )
