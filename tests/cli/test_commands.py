@@ -1,0 +1,134 @@
+"""Each command does its stage, prints its result on stdout and ends with the right exit code."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxqat.cli.main import main
+from onnxqat.core.codec import decode
+from onnxqat.core.comparison import Comparison
+from onnxqat.core.engine_plan import EnginePlan
+from onnxqat.core.plan import QuantPlan
+from tests.support.nets import write_net
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The network, its data, and the PTQ model that `quantize` makes of them."""
+    folder = tmp_path_factory.mktemp("commands")
+    model, data = write_net(folder)
+    qdq = folder / "ptq.onnx"
+    assert main(["quantize", str(model), "--data", str(data), "-o", str(qdq)]) == 0
+    return {"model": model, "data": data, "qdq": qdq, "folder": folder}
+
+
+def as_json(capsys: pytest.CaptureFixture[str], *arguments: object) -> object:
+    assert main([*map(str, arguments), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_place_prints_the_plan(capsys, files):
+    plan = decode(QuantPlan, as_json(capsys, "place", files["model"]))
+    assert {p.edge.tensor for p in plan.placements} >= {"image", "stem_w", "stem_out", "flat"}
+
+
+def test_place_explains_one_node(capsys, files):
+    main(["place", str(files["model"]), "--explain", "/sum/Add"])
+    text = capsys.readouterr().out
+    assert "residual_add" in text
+    assert "/stem/Conv" not in text
+
+
+def test_place_refuses_to_explain_a_node_that_is_not_there(capsys, files):
+    assert main(["place", str(files["model"]), "--explain", "nobody"]) == 2
+    assert "nobody" in capsys.readouterr().err
+
+
+def test_quantize_leaves_excluded_nodes_in_float(files, tmp_path):
+    out = tmp_path / "out.onnx"
+    common = ["quantize", str(files["model"]), "--data", str(files["data"]), "-o", str(out)]
+    assert main([*common, "--exclude", "/logits/.*"]) == 0
+    quantized = {n.input[0] for n in onnx.load(out).graph.node if n.op_type == "QuantizeLinear"}
+    assert "image" in quantized
+    assert "head_w" not in quantized
+
+
+def test_quantize_w4a8_stores_4_bit_codes_in_int8(files, tmp_path):
+    out = tmp_path / "out.onnx"
+    common = ["quantize", str(files["model"]), "--data", str(files["data"]), "-o", str(out)]
+    assert main([*common, "--format", "w4a8", "--calibrator", "max"]) == 0
+    weights = {t.name: t for t in onnx.load(out).graph.initializer}
+    codes = onnx.numpy_helper.to_array(weights["inner_w"])
+    assert codes.dtype == np.int8
+    assert codes.min() >= -8
+    assert 7 >= codes.max() > 1
+
+
+def test_quantize_does_not_import_torch(files, tmp_path):
+    script = (
+        "import sys; from onnxqat.cli.main import main; "
+        f"code = main(['quantize', {str(files['model'])!r}, '--data', {str(files['data'])!r}, "
+        f"'-o', {str(tmp_path / 'out.onnx')!r}]); "
+        "sys.exit(code or any(name in sys.modules for name in ('torch', 'tensorrt_rtx')))"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def test_quantize_reads_its_data_options_from_a_toml_file(files, tmp_path):
+    renamed = tmp_path / "renamed.npz"
+    np.savez(renamed, pictures=np.load(files["data"])["image"] * 2 + 1)
+    source = tmp_path / "data.toml"
+    source.write_text(
+        'source = "renamed.npz"\narrays = {image = "pictures"}\nmean = [1.0]\nstd = [2.0]\n'
+    )
+    out = tmp_path / "out.onnx"
+    assert main(["quantize", str(files["model"]), "--data", str(source), "-o", str(out)]) == 0
+    assert scales(out) == pytest.approx(scales(files["qdq"]), rel=1e-5)
+
+
+def scales(path: Path) -> dict[str, float]:
+    initializers = onnx.load(path).graph.initializer
+    arrays = {t.name: onnx.numpy_helper.to_array(t) for t in initializers}
+    return {name: float(a) for name, a in arrays.items() if a.size == 1 and a.dtype == np.float32}
+
+
+def test_compare_measures_error_agreement_and_metric(capsys, files):
+    comparison = decode(
+        Comparison,
+        as_json(capsys, "compare", files["model"], files["qdq"], "--data", files["data"]),
+    )
+    assert comparison.reference_metric == 1.0, "the labels are the reference's own answers"
+    assert comparison.candidate_metric == comparison.agreement
+    assert 20 < comparison.sqnr_db < 60
+
+
+def test_build_writes_an_engine_and_prints_its_layers(capsys, files, tmp_path):
+    engine = tmp_path / "net.engine"
+    plan = decode(EnginePlan, as_json(capsys, "build", files["qdq"], "-o", engine))
+    assert engine.stat().st_size > 1000
+    assert any(view.dtype == "Int8" for layer in plan.layers for view in layer.inputs)
+
+
+def test_audit_is_clean_on_our_own_file(files):
+    assert main(["audit", str(files["qdq"])]) == 0
+
+
+def test_finetune_improves_on_what_it_starts_from(capsys, files, tmp_path):
+    out = tmp_path / "qat.onnx"
+    command = ["finetune", files["qdq"], "--teacher", files["model"], "--data", files["data"]]
+    command += ["-o", out, "--steps", 40, "--batch-size", 16]
+    assert main([str(part) for part in command]) == 0
+    capsys.readouterr()
+
+    def error(candidate: Path) -> float:
+        got = as_json(capsys, "compare", files["model"], candidate, "--data", files["data"])
+        return decode(Comparison, got).sqnr_db
+
+    assert error(out) > error(files["qdq"]) + 1

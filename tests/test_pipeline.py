@@ -1,0 +1,95 @@
+"""`run`: one recipe in, every artefact and one table out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+
+import onnxqat
+from onnxqat.core.codec import decode
+from onnxqat.core.summary import Summary
+from tests.support.nets import write_net
+
+RECIPE = """
+model = "net.onnx"
+[data.calibration]
+source = "data.npz"
+samples = 32
+[data.test]
+source = "data.npz"
+start = 32
+[finetune]
+steps = 6
+batch_size = 8
+[build]
+backend = "{backend}"
+"""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Summary]:
+    folder = tmp_path_factory.mktemp("run")
+    write_net(folder)
+    recipe = folder / "recipe.toml"
+    recipe.write_text(RECIPE.format(backend="rtx"))
+    return folder, onnxqat.run(recipe, folder / "out")
+
+
+def test_every_artefact_is_in_the_folder_and_nothing_else(finished):
+    folder, _ = finished
+    models = ("fp32", "ptq", "qat")
+    reports = ("changes", "plan", "calibration", "history", "comparison", "findings", "summary")
+    assert {path.name for path in (folder / "out").iterdir()} == {
+        *(f"{model}.{kind}" for model in models for kind in ("onnx", "engine", "engine.json")),
+        *(f"{report}.json" for report in reports),
+    }
+
+
+def test_the_summary_on_disk_is_the_one_returned(finished):
+    folder, summary = finished
+    stored = json.loads((folder / "out" / "summary.json").read_text())
+    assert decode(Summary, stored) == summary
+
+
+def test_the_table_counts_what_was_compiled_and_reports_on_test_data(finished):
+    _, summary = finished
+    fp32, ptq, qat = summary.rows
+    assert (fp32.int8_nodes, ptq.int8_nodes, qat.int8_nodes) == (0, 3, 3)
+    assert summary.samples == 32
+    assert fp32.metric == 1.0, "the labels are the FP32 model's own answers"
+    assert qat.activation_bytes == ptq.activation_bytes
+
+
+def test_the_users_file_is_not_changed(finished):
+    folder, _ = finished
+    again = folder / "again"
+    write_net(again)
+    assert (folder / "net.onnx").read_bytes() == (again / "net.onnx").read_bytes()
+
+
+def test_qat_differs_from_ptq_in_initializer_values_only(finished):
+    folder, _ = finished
+    ptq, qat = (onnx.load(folder / "out" / f"{name}.onnx") for name in ("ptq", "qat"))
+    changed = [
+        before.name
+        for before, after in zip(ptq.graph.initializer, qat.graph.initializer, strict=True)
+        if before.raw_data != after.raw_data
+    ]
+    assert changed, "six steps of training move something"
+    for model in (ptq, qat):
+        for tensor in model.graph.initializer:
+            tensor.ClearField("raw_data")
+    assert ptq.graph == qat.graph
+
+
+def test_without_test_data_no_accuracy_is_reported_and_that_is_said(tmp_path):
+    write_net(tmp_path)
+    recipe = tmp_path / "recipe.toml"
+    text = RECIPE.format(backend="none").replace('[data.test]\nsource = "data.npz"\nstart = 32', "")
+    recipe.write_text(text)
+    summary = onnxqat.run(recipe, tmp_path / "out")
+    assert {row.sqnr_db for row in summary.rows} == {None}
+    assert any("data.test" in note for note in summary.notes)
