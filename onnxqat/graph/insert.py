@@ -75,22 +75,26 @@ class _Insertion:
 
     def run(self) -> None:
         nodes = nodes_by_name(self.graph)
-        edges: dict[str, list[Edge]] = {}
-        for placement in self.plan.placements:
-            _check_edge(placement.edge, nodes)
-            edges.setdefault(placement.edge.tensor, []).append(placement.edge)
-        scales = self._scales(edges)
-        position = {name: i for i, name in enumerate(nodes)}
+        readers = self._readers(nodes)
+        scales = self._scales(readers)
         before: dict[str, list[gs.Node]] = {}
-        for tensor, readers in edges.items():
-            first = min(readers, key=lambda edge: position[edge.node])
-            pair = self._pair(nodes[first.node].inputs[first.index], readers, scales[tensor])
-            for edge in readers:
+        for first in _first_reads(readers, list(nodes)):
+            tensor = nodes[first.node].inputs[first.index]
+            pair = self._pair(tensor, readers[first.tensor], scales[first.tensor])
+            for edge in readers[first.tensor]:
                 nodes[edge.node].inputs[edge.index] = pair[-1].outputs[0]
             before.setdefault(first.node, []).extend(pair)
         self.graph.nodes = [
             item for node in self.graph.nodes for item in (*before.get(node.name, ()), node)
         ]
+
+    def _readers(self, nodes: dict[str, gs.Node]) -> dict[str, list[Edge]]:
+        """Tensor -> its placed edges, each checked against the graph."""
+        readers: dict[str, list[Edge]] = {}
+        for placement in self.plan.placements:
+            _check_edge(placement.edge, nodes)
+            readers.setdefault(placement.edge.tensor, []).append(placement.edge)
+        return readers
 
     def _scales(self, edges: dict[str, list[Edge]]) -> dict[str, gs.Constant]:
         """The scale initializer of each tensor: one object for a group that shares it."""
@@ -189,6 +193,16 @@ class _Insertion:
                 )
         if is_output(self.graph, tensor):
             raise PlacementError("a graph output cannot become codes", at=f"edge {edges[0]}")
+
+
+def _first_reads(readers: dict[str, list[Edge]], nodes: list[str]) -> list[Edge]:
+    """The first edge of each tensor, in the order of the nodes and their inputs."""
+    position = {name: i for i, name in enumerate(nodes)}
+
+    def order(edge: Edge) -> tuple[int, int]:
+        return position[edge.node], edge.index
+
+    return sorted((min(edges, key=order) for edges in readers.values()), key=order)
 
 
 def _stored_codes(tensor: gs.Constant, spec: QuantSpec, scale: gs.Constant) -> gs.Constant:
