@@ -41,12 +41,12 @@ def main(request_path: str) -> int:
     request = json.loads(Path(request_path).read_text())
     try:
         engine = _compile(request)
+        Path(request["engine"]).write_bytes(engine)
+        if not request["rtx"]:
+            Path(request["layers"]).write_text(_inspect(engine))
     except PolygraphyException as error:
         print(f"[!] {error}")
         return REFUSED
-    Path(request["engine"]).write_bytes(engine)
-    if not request["rtx"]:
-        Path(request["layers"]).write_text(_inspect(engine))
     return 0
 
 

@@ -81,7 +81,7 @@ def _session(path: Path, name: str) -> Any:
         raise ConfigError(
             "the package onnxruntime is not installed", fix="pip install 'onnxqat[cpu]'"
         )
-    import onnxruntime  # noqa: PLC0415 - optional
+    import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

@@ -18,6 +18,7 @@ from onnxqat.core.errors import DataError, ModelError
 from onnxqat.data import Batch
 from onnxqat.engine import compare
 from onnxqat.engine.runtime import running
+from tests.support.assets import MODELS, needs_assets
 from tests.support.compile import model_of
 from tests.support.qdq_text import conv
 
@@ -264,3 +265,50 @@ def test_qdq_is_computed_as_the_file_says_and_not_by_integer_kernels(tmp_path: P
 
     assert np.abs(computed - expected).max() <= 0.02  # a code may flip on a rounding boundary
     assert np.mean(computed != expected) < 1e-3
+
+
+MEASURED = """
+import resource, sys, time
+import numpy as np
+from onnxqat.data import Batch
+from onnxqat.engine import compare
+
+class Noise:
+    size, has_labels = int(sys.argv[2]), False
+    def batches(self, batch_size, *, samples=None, seed=None):
+        rng = np.random.default_rng(0)
+        for start in range(0, samples or self.size, batch_size):
+            count = min(batch_size, self.size - start)
+            images = rng.normal(size=(count, 3, 32, 32)).astype(np.float32)
+            yield Batch({"input": images}, None, count)
+
+started = time.perf_counter()
+assert compare(sys.argv[1], sys.argv[1], Noise()).samples == Noise.size
+seconds = time.perf_counter() - started
+print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def measured(samples: int) -> tuple[float, float]:
+    """Seconds and peak kB of a comparison of ResNet-20 with itself, in a process of its own."""
+    command = [sys.executable, "-c", MEASURED, MODELS / "cifar10_resnet20.onnx", str(samples)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    seconds, peak = done.stdout.split()
+    return float(seconds), float(peak)
+
+
+@needs_assets
+@pytest.mark.slow
+def test_a_thousand_small_images_take_ten_seconds_at_most() -> None:
+    seconds, _ = measured(1000)
+
+    assert seconds < 10
+
+
+@needs_assets
+@pytest.mark.slow
+def test_ten_times_the_samples_take_no_more_memory() -> None:
+    _, few = measured(192)
+    _, many = measured(1920)
+
+    assert many < 1.1 * few
