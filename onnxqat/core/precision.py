@@ -46,12 +46,15 @@ _FLOAT = {"Float": Precision.FP32, "Half": Precision.FP16, "BFloat16": Precision
 _MULTIPLYING_KIND = re.compile(r"correlation|conv|gemm|matrix_?multiply", re.IGNORECASE)
 """Kinds of layer that multiply matrices: correlation, deconv, gemm; Convolution in TensorRT."""
 
-_STEPS = re.compile(r"__myl_(?P<before>(?:[A-Z][a-z]+)*?)(?P<product>Fc|Corr|MulSum)")
-"""Fused kernels tell their steps in order, as `__myl_CorrMulAdd`; these words are the product of
-matrices (`MulSum`: of a matrix and a vector)."""
+_STEPS = re.compile(r"^__myl_(?P<before>(?:[A-Z][a-z]+)*?)(?P<product>Fc|Corr|MulSum)")
+"""Generated kernels tell their steps in order, as `__myl_CorrMulAdd`; these words are the product
+of matrices (`MulSum`: of a matrix and a vector)."""
+
+_GENERATED = "__myl_"
+"""Begins the name of a generated kernel; other layers have names made of the ONNX nodes'."""
 
 _FUSED_ATTENTION = "_mha_"
-"""In the name of the kernel that is both products of an attention block, as `_gemm_mha_v2`."""
+"""In the tactic of the kernel that is both products of an attention block: `_gemm_mha_v2_0x…`."""
 
 
 @dataclass(frozen=True)
@@ -96,10 +99,12 @@ def layer_precision(layer: EngineLayer) -> Precision:
 
 def _operands(layer: EngineLayer) -> int:
     """Query, key and value in fused attention, else two matrices."""
-    return 3 if _FUSED_ATTENTION in layer.name else 2
+    return 3 if _FUSED_ATTENTION in layer.tactic else 2
 
 
 def _casts_first(layer: EngineLayer) -> bool:
+    if not layer.name.startswith(_GENERATED):
+        return False
     steps = _STEPS.search(layer.name)
     return "Cast" in (steps["before"] if steps is not None else layer.name)
 
@@ -120,7 +125,7 @@ def _distance_from_product(layer: EngineLayer, node: str) -> int:
     """
     if _MULTIPLYING_KIND.search(layer.kind):
         return 0 if node in layer.name else 1
-    return 2 if _FUSED_ATTENTION in layer.name or _STEPS.search(layer.name) else 3
+    return 2 if _FUSED_ATTENTION in layer.tactic or _STEPS.search(layer.name) else 3
 
 
 def _largest(views: Sequence[TensorView]) -> TensorView:

@@ -104,7 +104,7 @@ def _views(text: str) -> Iterator[TensorView]:
 
 def _view(name: str, shape: tuple[int, ...], dtype: str) -> TensorView:
     """A dynamic dimension (−1) counts as 1: the bytes are those of one item."""
-    known = tuple(max(size, 1) if size < 0 else size for size in shape)
+    known = tuple(1 if size < 0 else size for size in shape)
     return TensorView(name, shape, dtype, dense_bytes(known, DTYPE_BITS.get(dtype, 0)))
 
 

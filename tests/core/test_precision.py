@@ -24,14 +24,21 @@ def precision_of(log: str, node: str, op: str) -> Precision:
 
 
 def layer(
-    inputs: str, constants: str = "", *, name: str = "gemm_myl0_0", kind: str = "gemm"
+    inputs: str,
+    constants: str = "",
+    *,
+    name: str = "gemm_myl0_0",
+    kind: str = "gemm",
+    tactic: str = "",
 ) -> EngineLayer:
     """A layer that reads [8, 8] tensors of these datatypes and writes Float."""
 
     def views(dtypes: str) -> tuple[TensorView, ...]:
         return tuple(TensorView("t", (8, 8), dtype, 0) for dtype in dtypes.split())
 
-    return EngineLayer(name, kind, views(inputs), views(constants), views("Float"), ("n",))
+    return EngineLayer(
+        name, kind, views(inputs), views(constants), views("Float"), ("n",), tactic=tactic
+    )
 
 
 def test_a_convolution_is_in_int8_by_its_correlation_and_not_by_its_epilogue() -> None:
@@ -89,7 +96,7 @@ def test_a_scalar_scale_does_not_tell_the_type_of_the_work() -> None:
 
 
 def test_fused_attention_with_a_float_operand_is_not_in_int8() -> None:
-    attention = layer("Int8 Int8 Float", name="_gemm_mha_v2_myl0_5", kind="kgen")
+    attention = layer("Int8 Int8 Float", kind="kgen", tactic="_gemm_mha_v2_0x254e")
 
     assert layer_precision(attention) is Precision.FP32
 
@@ -98,3 +105,9 @@ def test_an_unknown_kind_of_layer_is_judged_by_its_operands() -> None:
     plan = EnginePlan("rtx", "SM89", (layer("Int8", "Int8", name="n_7", kind="novelty"),))
 
     assert node_precisions(plan, [("n", "Conv")])[0].precision is Precision.INT8
+
+
+def test_the_names_of_onnx_nodes_do_not_mislead() -> None:
+    cast = layer("Int8", "Int8", name="/Cast/_mha_/Conv_myl0_1", kind="correlation")
+
+    assert layer_precision(cast) is Precision.INT8
