@@ -53,7 +53,7 @@ clean: ## remove the virtual environment, the caches and the results
 $(BIN)/python:
 	@$(PYTHON) -c '$(NEW_ENOUGH)' || { echo >&2 \
 		"onnxqat needs Python $(OLDEST) or newer, and $(PYTHON) is not. Name one: make PYTHON=python3.12"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; } # never leave half of one
 
 $(VENV)/.for-use: $(SOURCES) | $(BIN)/python
 	@echo "Installing onnxqat and what it needs into $(VENV) (once)"

@@ -13,10 +13,10 @@ import argparse
 import json
 import subprocess
 import tempfile
-import venv
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 TORCH = "torch==2.13.0"
@@ -49,7 +49,7 @@ def resolve(python: str) -> tuple[Version, Pins]:
         return read_report(json.loads(report.read_text()))
 
 
-def read_report(report: dict) -> tuple[Version, Pins]:
+def read_report(report: dict[str, Any]) -> tuple[Version, Pins]:
     """The Python version and the pins in a report of `pip install --report`."""
     major, minor = report["environment"]["python_version"].split(".")
     packages = (entry["metadata"] for entry in report["install"])
