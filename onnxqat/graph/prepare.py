@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 import onnx_graphsurgeon as gs
 
 from onnxqat.graph.change import Change
-from onnxqat.graph.check import infer_shapes
 from onnxqat.graph.files import as_graph
 from onnxqat.graph.graph import Graph
+from onnxqat.graph.infer import infer_shapes
 from onnxqat.graph.passes.affine import fold_affine
 from onnxqat.graph.passes.branches import inline_branches
 from onnxqat.graph.passes.constants import fold_constants, lower_constants
@@ -85,7 +85,9 @@ def _changes(graph: Graph, min_opset: int) -> Iterator[Change]:
 def _repeat(passes: tuple[Pass, ...], graph: Graph) -> Iterator[Change]:
     """Run passes, with fresh shapes, until none of them finds anything."""
     while True:
-        infer_shapes(graph)
+        for tensor in infer_shapes(graph):
+            detail = f"the file declares another shape for '{tensor}' than its node makes"
+            yield Change("correct shape", tensor, detail)
         changes = [change for step in passes for change in step(graph)]
         yield from changes
         if not changes:

@@ -8,10 +8,10 @@ import onnx_graphsurgeon as gs
 
 from onnxqat.core.errors import ModelError
 from onnxqat.graph.change import Change
-from onnxqat.graph.check import skeleton_of
 from onnxqat.graph.exporter import constants_of
 from onnxqat.graph.graph import Graph
 from onnxqat.graph.importer import import_model
+from onnxqat.graph.infer import skeleton_of
 from onnxqat.graph.passes.edit import replace_reads
 
 

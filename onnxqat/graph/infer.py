@@ -1,0 +1,126 @@
+"""ONNX shape inference, on a copy of the graph without the big weights (see check.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import TensorProto, ValueInfoProto, helper
+
+from onnxqat.core.errors import ModelError
+from onnxqat.graph.check import BIG
+from onnxqat.graph.exporter import export_model, tensor_proto
+from onnxqat.graph.graph import Graph, tensors_of
+from onnxqat.graph.importer import type_of
+from onnxqat.graph.query import is_output
+
+Shape = list[int | str | None]
+
+
+def infer_shapes(graph: Graph) -> tuple[str, ...]:
+    """Give the graph's inner variables the types and shapes that ONNX infers; changes the graph.
+
+    Known types and dimensions stay and unknown ones are filled in. Inputs and outputs stay as they
+    are declared.
+
+    Returns:
+        The variables whose declared shape is not what the nodes make, and was corrected.
+
+    Raises:
+        ModelError: Types or shapes that nodes need contradict each other.
+    """
+    skeleton = skeleton_of(graph)
+    try:
+        inferred = _infer(skeleton)
+    except onnx.shape_inference.InferenceError:
+        _forget_declared(skeleton.graph)
+        try:
+            inferred = _infer(skeleton)
+        except onnx.shape_inference.InferenceError as error:
+            raise ModelError(
+                f"types or shapes in the graph contradict each other: {error}",
+                fix="correct the model; ONNX Runtime refuses it as well",
+            ) from error
+    return tuple(_learn(graph, inferred.graph))
+
+
+def skeleton_of(graph: gs.Graph) -> onnx.ModelProto:
+    """The model of a graph, in which big initializers are graph inputs."""
+    big: dict[str, gs.Constant] = {}
+
+    def write_small(constant: gs.Constant) -> TensorProto | None:
+        if prod(constant.shape) <= BIG:
+            return tensor_proto(constant)
+        big[constant.name] = constant
+        return None
+
+    model = export_model(graph, write_small)
+    present = {entry.name for entry in model.graph.input}
+    for name, constant in big.items():
+        if name not in present:
+            kind = helper.np_dtype_to_tensor_dtype(constant.dtype)
+            model.graph.input.append(helper.make_tensor_value_info(name, kind, constant.shape))
+    return model
+
+
+def _infer(model: onnx.ModelProto) -> onnx.ModelProto:
+    return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+
+
+def _forget_declared(graph: onnx.GraphProto) -> None:
+    """Leave only what nodes make: the shapes that a file states beside may be wrong."""
+    del graph.value_info[:]
+    for output in graph.output:
+        output.type.tensor_type.ClearField("shape")
+    for node in graph.node:
+        for entry in node.attribute:
+            if entry.HasField("g"):
+                _forget_declared(entry.g)
+
+
+def _learn(graph: gs.Graph, proto: onnx.GraphProto) -> Iterator[str]:
+    """Take over what the proto of this very graph says about its inner variables."""
+    variables = {
+        tensor.name: tensor
+        for tensor in tensors_of(graph)
+        if isinstance(tensor, gs.Variable) and not is_output(graph, tensor)
+    }
+    for entry in proto.value_info:
+        if entry.name in variables and _fill(variables[entry.name], entry):
+            yield entry.name
+    for node, node_proto in zip(graph.nodes, proto.node, strict=True):
+        for attribute in node_proto.attribute:
+            if attribute.HasField("g"):
+                yield from _learn(node.attrs[attribute.name], attribute.g)
+
+
+def _fill(tensor: gs.Variable, entry: ValueInfoProto) -> bool:
+    """Complete the type of a variable; whether that corrected it."""
+    dtype, shape, kind = type_of(entry.type)
+    if tensor.dtype is None and dtype is not None:
+        tensor.dtype, tensor.type = dtype, kind
+    if shape is None:
+        return False
+    # ONNX numbers the dimensions that it knows nothing about.
+    shape = [None if str(dim).startswith("unk__") else dim for dim in shape]
+    known, tensor.shape = (
+        tensor.shape,
+        shape if tensor.shape is None else _merge(tensor.shape, shape),
+    )
+    return known is not None and _contradicts(known, shape)
+
+
+def _merge(known: Shape, inferred: Shape) -> Shape:
+    """The known dimensions, and the inferred ones where nothing was known or the known is wrong."""
+    if _contradicts(known, inferred):
+        return inferred
+    return [new if old is None else old for old, new in zip(known, inferred, strict=True)]
+
+
+def _contradicts(known: Shape, inferred: Shape) -> bool:
+    if len(known) != len(inferred):
+        return True
+    pairs = zip(known, inferred, strict=True)
+    return any(isinstance(x, int) and isinstance(y, int) and 0 < x != y for x, y in pairs)
