@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from onnxqat.version import __version__
 
 if TYPE_CHECKING:
-    from onnxqat.audit import audit
+    from onnxqat.auditing import audit
     from onnxqat.bridge import OnnxModule, to_torch, write_back
     from onnxqat.calibration import calibrate
     from onnxqat.core.calibration import Calibration, TensorRange
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from onnxqat.training import finetune
 
 _HOMES = {
-    "onnxqat.audit": ("audit",),
+    "onnxqat.auditing": ("audit",),
     "onnxqat.bridge": ("OnnxModule", "to_torch", "write_back"),
     "onnxqat.calibration": ("calibrate",),
     "onnxqat.core.calibration": ("Calibration", "TensorRange"),

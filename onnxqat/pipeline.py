@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from onnxqat.audit import audit
+from onnxqat.auditing import audit
 from onnxqat.bridge import to_torch, write_back
 from onnxqat.calibration import calibrate
 from onnxqat.config_file import DataSource
@@ -174,6 +174,7 @@ def _build_all(models: dict[str, Graph], recipe: Recipe, folder: RunFolder) -> E
                 model,
                 backend=recipe.build.backend,
                 compute_capability=recipe.build.compute_capability,
+                shapes=recipe.build.shapes,
             )
         except BuildError as error:
             refusals.append(f"{name} was not compiled: {error}")

@@ -5,6 +5,7 @@ The sections are the stages' own configs, so a default lives in one place: the s
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
@@ -35,6 +36,8 @@ class BuildConfig:
     """`auto`, `rtx`, `tensorrt`, or `none` to leave it out."""
     compute_capability: tuple[int, int] = (8, 9)
     """What rtx compiles for: the GPU generation."""
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Input name -> shape, for inputs of which more than the batch is dynamic."""
 
 
 @dataclass(frozen=True, kw_only=True)

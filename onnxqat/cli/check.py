@@ -63,6 +63,15 @@ def build(
     compute_capability: Annotated[
         str, Parameter(name="--compute-capability", help="GPU generation that rtx compiles for.")
     ] = "8.9",
+    shapes: Annotated[
+        tuple[str, ...],
+        Parameter(
+            name="--shape",
+            negative="",
+            help="NAME=1x3x224x224: an input's shape, where more than the batch is dynamic "
+            "(repeatable).",
+        ),
+    ] = (),
     json: Json = False,
 ) -> int:
     """Compile an engine and print the table of its layers.
@@ -73,18 +82,32 @@ def build(
     Args:
         model: The ONNX file, with Q/DQ or without.
     """
+    from onnxqat.core.precision import node_precisions
     from onnxqat.engine import build as build_stage
-    from onnxqat.graph import load
+    from onnxqat.engine import heavy_nodes
     from onnxqat.report.console import engine_table
 
     check_writable(output)
     built = build_stage(
-        load(model), backend=backend, compute_capability=_capability(compute_capability)
+        model,
+        backend=backend,
+        compute_capability=_capability(compute_capability),
+        shapes=dict(_shape(text) for text in shapes),
     )
     with replacing(output) as path:
         path.write_bytes(built.engine)
-    show.result(built.plan, as_json=json, table=engine_table(built.plan))
+    precisions = node_precisions(built.plan, heavy_nodes(model))
+    show.result(built.plan, as_json=json, table=engine_table(built.plan, precisions))
     return 0
+
+
+def _shape(text: str) -> tuple[str, tuple[int, ...]]:
+    from onnxqat.core.errors import ConfigError
+
+    name, _, sizes = text.rpartition("=")
+    if not name or not all(size.isdigit() for size in sizes.split("x")):
+        raise ConfigError(f"'{text}' is no shape", fix="write it as NAME=1x3x224x224")
+    return name, tuple(int(size) for size in sizes.split("x"))
 
 
 def _capability(text: str) -> tuple[int, int]:
@@ -111,7 +134,7 @@ def audit(
     Args:
         model: The ONNX file.
     """
-    from onnxqat.audit import audit as audit_stage
+    from onnxqat.auditing import audit as audit_stage
     from onnxqat.core.finding import Severity
     from onnxqat.graph import load
     from onnxqat.report.console import findings_table
@@ -123,4 +146,24 @@ def audit(
     return FOUND if bad else 0
 
 
-COMMANDS = (compare, build, audit)
+def rule(code: str | None = None, /, *, json: Json = False) -> int:
+    """Print the manual page of an audit rule, or the list of all rules.
+
+    Args:
+        code: The rule's id, as QDQ001.
+    """
+    from onnxqat.auditing import RULES
+    from onnxqat.core.errors import ConfigError
+
+    if code is not None and code not in RULES:
+        raise ConfigError(f"there is no rule {code}", fix=f"choose one of: {', '.join(RULES)}")
+    if code is not None:
+        show.result(RULES[code].manual, as_json=json, table=RULES[code].manual)
+        return 0
+    titles = {code: rule.title for code, rule in sorted(RULES.items())}
+    lines = "\n".join(f"{code}  {title}" for code, title in titles.items())
+    show.result(titles, as_json=json, table=lines)
+    return 0
+
+
+COMMANDS = (compare, build, audit, rule)

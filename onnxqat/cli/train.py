@@ -67,7 +67,7 @@ def finetune(
     Args:
         qdq: The Q/DQ ONNX file.
     """
-    from onnxqat.audit import audit
+    from onnxqat.auditing import audit
     from onnxqat.bridge import to_torch, write_back
     from onnxqat.cli.progress import TrainingProgress
     from onnxqat.core.errors import TrainingError

@@ -13,6 +13,7 @@ from onnxqat.core.comparison import Comparison, LayerError
 from onnxqat.core.engine_plan import EnginePlan, TensorView
 from onnxqat.core.finding import Finding, Severity
 from onnxqat.core.plan import QuantPlan
+from onnxqat.core.precision import NodePrecision, Precision, count_in
 from onnxqat.core.summary import ModelRow, Summary
 
 MEGA = 1e6
@@ -93,10 +94,15 @@ def _worst_first(errors: Iterable[LayerError]) -> list[LayerError]:
     return sorted(errors, key=lambda error: (error.sqnr_db, error.tensor))
 
 
-def engine_table(plan: EnginePlan) -> RenderableType:
-    """One line a compiled layer: what it reads, what it writes, the ONNX nodes in it."""
-    table = _table("layer", "kind", "reads", "writes", "bytes", "ONNX nodes")
-    for layer in plan.layers:
+def engine_table(plan: EnginePlan, precisions: Sequence[NodePrecision] = ()) -> RenderableType:
+    """One line a kernel: what it reads, what it writes, the ONNX nodes in it; the sums below.
+
+    Args:
+        plan: The compiled plan.
+        precisions: What its Conv, Gemm and MatMul nodes run in; those not in INT8 are listed.
+    """
+    table = _table("kernel", "kind", "reads", "writes", "bytes", "ONNX nodes")
+    for layer in plan.kernels:
         table.add_row(
             layer.name,
             layer.kind,
@@ -105,8 +111,14 @@ def engine_table(plan: EnginePlan) -> RenderableType:
             str(layer.activation_bytes),
             ", ".join(layer.onnx_nodes),
         )
-    total = f"{len(plan.layers)} layers, {_megabytes(plan.activation_bytes)} of activations"
-    return Group(table, Text(f"{plan.backend} {plan.target}: {total}"))
+    total = f"{len(plan.kernels)} kernels, {_megabytes(plan.activation_bytes)} of activations"
+    lines = [Text(f"{plan.backend} {plan.target}: {total}")]
+    if precisions:
+        count = f"{count_in(Precision.INT8, precisions)} / {len(precisions)}"
+        lines.append(Text(f"Conv, ConvTranspose, Gemm and MatMul nodes in INT8: {count}"))
+    others = [found for found in precisions if found.precision is not Precision.INT8]
+    lines += [Text(f"  {found.precision.value}: {found.node} ({found.op})") for found in others]
+    return Group(table, *lines)
 
 
 def _views(views: Sequence[TensorView]) -> str:

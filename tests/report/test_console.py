@@ -82,7 +82,7 @@ def test_an_engine_table_sums_the_activation_bytes():
     view = TensorView("x", (1, 8), "Int8", 8)
     layer = EngineLayer("l", "gemm", (view,), (), (view,), ("fc",))
     text = rendered(console.engine_table(EnginePlan("rtx", "SM89", (layer, layer))))
-    assert "2 layers" in text
+    assert "2 kernels" in text
     assert "Int8[1, 8]" in text
 
 

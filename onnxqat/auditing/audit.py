@@ -8,12 +8,12 @@ from collections.abc import Collection
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnxqat.audit.registry import RULES
-from onnxqat.audit.subject import Subject
+from onnxqat.auditing.registry import RULES
+from onnxqat.auditing.subject import Subject
 from onnxqat.core.errors import ConfigError
 from onnxqat.core.finding import Finding, Severity
 from onnxqat.graph import as_graph
-from onnxqat.graph.check import infer_shapes
+from onnxqat.graph.infer import infer_shapes
 
 _WORST_FIRST = {severity: -rank for rank, severity in enumerate(Severity)}
 

@@ -9,8 +9,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnxqat.audit.registry import Objection, rule
-from onnxqat.audit.subject import (
+from onnxqat.auditing.registry import Objection, rule
+from onnxqat.auditing.subject import (
     Subject,
     axis_of,
     input_of,

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxqat.audit.registry import Objection, rule
-from onnxqat.audit.subject import (
+from onnxqat.auditing.registry import Objection, rule
+from onnxqat.auditing.subject import (
     DEQUANTIZE,
     QUANTIZE,
     Subject,

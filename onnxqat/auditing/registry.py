@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from onnxqat.audit.subject import Subject
+from onnxqat.auditing.subject import Subject
 from onnxqat.core.finding import Finding, Severity
 
 
@@ -56,7 +56,7 @@ class Rule:
 
 
 RULES: dict[str, Rule] = {}
-"""All rules by code, filled by `@rule` when `onnxqat.audit.rules` is imported."""
+"""All rules by code, filled by `@rule` when `onnxqat.auditing.rules` is imported."""
 
 
 def rule(code: str, severity: Severity) -> Callable[[Check], Check]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import onnx
 import pytest
 
-from onnxqat.audit import RULES, audit
+from onnxqat.auditing import RULES, audit
 from onnxqat.core.errors import BuildError
 from onnxqat.core.finding import Severity
 from onnxqat.core.precision import Precision

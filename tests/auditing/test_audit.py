@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxqat.audit import RULES, audit
-from onnxqat.audit.registry import rule
+from onnxqat.auditing import RULES, audit
+from onnxqat.auditing.registry import rule
 from onnxqat.core.errors import BuildError, ConfigError
 from onnxqat.core.finding import Severity
 from onnxqat.core.precision import Precision

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from onnxqat.audit.registry import Objection, rule
-from onnxqat.audit.subject import Subject, label, value_of
+from onnxqat.auditing.registry import Objection, rule
+from onnxqat.auditing.subject import Subject, label, value_of
 from onnxqat.core.calibration import SCALE_FLOOR
 from onnxqat.core.finding import Severity
 
