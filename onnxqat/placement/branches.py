@@ -1,4 +1,4 @@
-"""The branches that meet in an Add: which kernel it fuses into, and whether it is a residual."""
+"""How values flow between kernels: what a tensor is made of, what reads it, where branches meet."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from collections.abc import Callable, Iterator
 
 import onnx_graphsurgeon as gs
 
-from onnxqat.graph.query import producer
+from onnxqat.graph.query import consumers, producer
 from onnxqat.placement.families import KEEPS_FEATURES, SATURATES, VALUE_INPUTS, WEIGHTED
-from onnxqat.placement.scene import Scene, is_constant
+from onnxqat.placement.scene import Scene, is_constant, value_inputs
 
 _RIDES_ALONG = frozenset({"BatchNormalization", "Add", "Mul"})
 """Ops with one activation input that a kernel takes into its epilogue: an unfolded
 BatchNormalization, a bias behind a MatMul, a scale."""
+
+SCALES_AND_MASKS = frozenset({"Add", "Div", "Mul", "Where"})
 
 _AFFINE = frozenset({"Add", "Mul", "Div", "Sub"})
 
@@ -42,13 +44,13 @@ def is_residual(node: gs.Node) -> bool:
     """Whether an Add joins two feature maps that different weighted ops computed.
 
     x + f(x) with a pointwise f, as inside GELU's tanh, is no residual: the weighted ops that both
-    sides come from are the same. Nor is the mask that is added to attention scores: it comes from
-    no weighted op, and is far wider than they are.
+    sides come from are the same. Nor is the mask that is added to attention scores: it may come
+    from no weighted op, and is far wider than they are.
     """
-    if len(node.inputs) != 2 or len(activations(node)) != 2 or _feeds(node, "Softmax"):
+    if len(node.inputs) != 2 or len(activations(node)) != 2 or leads_to_softmax(node):
         return False
     left, right = (_nearest_weighted(x) for x in node.inputs)
-    return left.keys() != right.keys() and all(is_feature_map(x) for x in node.inputs)
+    return left.keys() != right.keys() and all(any(weighted_above(x)) for x in node.inputs)
 
 
 def joins_convs(node: gs.Node) -> bool:
@@ -57,22 +59,48 @@ def joins_convs(node: gs.Node) -> bool:
     return ops <= {"Conv", "ConvTranspose"}
 
 
-def is_feature_map(tensor: gs.Tensor) -> bool:
-    """Whether the tensor comes from weighted ops through activations, norms, pools and moves."""
-    return any(node.op in WEIGHTED for node in _upstream(tensor, _keeps_features))
+def leads_to_softmax(node: gs.Node) -> bool:
+    """Whether nothing but a Softmax reads the result, behind scales, masks and moves."""
+    reader = only_reader(node, passes=SCALES_AND_MASKS)
+    return reader is not None and reader.op == "Softmax"
 
 
-def _feeds(node: gs.Node, op: str) -> bool:
-    return any(reader.op == op for reader in node.outputs[0].outputs)
+def only_reader(node: gs.Node, *, passes: frozenset[str] = frozenset()) -> gs.Node | None:
+    """The only node that reads the result, behind moves and the ops that pass; None if several."""
+    while len(node.outputs[0].outputs) == 1:
+        node = node.outputs[0].outputs[0]
+        if node.op not in passes and not value_inputs(node):
+            return node
+    return None
+
+
+def weighted_above(tensor: gs.Tensor) -> Iterator[gs.Node]:
+    """The weighted ops that a feature map comes from, behind activations, norms, pools and moves.
+
+    None where it is no feature map: a mask, a box, a spectrum's square.
+    """
+    return (node for node in upstream(tensor, _keeps_features) if node.op in WEIGHTED)
+
+
+def readers_below(tensor: gs.Tensor) -> Iterator[tuple[gs.Node, int]]:
+    """The inputs that a feature map flows into, on through activations, norms, pools and moves."""
+    pending, seen = [tensor], {tensor.name}
+    while pending:
+        for node, index in consumers(pending.pop()):
+            yield node, index
+            if _keeps_features(node):
+                new = [x for x in node.outputs if x.name not in seen]
+                seen.update(x.name for x in new)
+                pending.extend(new)
 
 
 def _nearest_weighted(tensor: gs.Tensor) -> dict[str, gs.Node]:
     """The first weighted ops on all ways up from the tensor, by name."""
-    nodes = _upstream(tensor, lambda node: node.op not in WEIGHTED)
+    nodes = upstream(tensor, lambda node: node.op not in WEIGHTED)
     return {node.name: node for node in nodes if node.op in WEIGHTED}
 
 
-def _upstream(tensor: gs.Tensor, passes: Callable[[gs.Node], bool]) -> Iterator[gs.Node]:
+def upstream(tensor: gs.Tensor, passes: Callable[[gs.Node], bool]) -> Iterator[gs.Node]:
     """The nodes above a tensor, each once, walking on through those that pass."""
     pending, seen = [tensor], {tensor.name}
     while pending:

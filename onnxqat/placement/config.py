@@ -51,6 +51,11 @@ class PlacementConfig:
     exclude_ops: tuple[str, ...] = ()
     """Op types that stay in float."""
 
+    attention_scores: bool | None = None
+    """Whether the scores of attention, before Softmax, are stored in INT8. None: where the shapes
+    show a single matrix, which is not fused into one kernel (unknown dimensions are taken for 1).
+    """
+
     @property
     def quant_format(self) -> QuantFormat:
         """The format of that name.

@@ -13,7 +13,14 @@ import onnx_graphsurgeon as gs
 
 from onnxqat.core.plan import Placement, Skip
 from onnxqat.core.spec import Edge, SharedSpec
-from onnxqat.placement.branches import fusing_node, is_feature_map, is_residual, joins_convs
+from onnxqat.placement.attention import is_attention_scores, is_single_matrix
+from onnxqat.placement.branches import (
+    fusing_node,
+    is_residual,
+    joins_convs,
+    readers_below,
+    weighted_above,
+)
 from onnxqat.placement.families import WEIGHTED, WHY_FLOAT, WHY_FLOAT_OTHERWISE, WITH_SUBGRAPHS
 from onnxqat.placement.scene import (
     Decision,
@@ -24,6 +31,7 @@ from onnxqat.placement.scene import (
     is_scalar,
 )
 from onnxqat.placement.sharing import equal_scale_groups
+from onnxqat.placement.spectra import parts_of_spectra, reads_magnitudes
 from onnxqat.placement.weights import weight_index, weight_spec
 
 Rule = Callable[[Scene], Iterator[Decision]]
@@ -39,9 +47,10 @@ def excluded(scene: Scene) -> Iterator[Decision]:
 
 def weighted_op(scene: Scene) -> Iterator[Decision]:
     """Data and weights of each Conv, ConvTranspose, Gemm and MatMul: both, or neither (P1)."""
+    spectra = parts_of_spectra(scene)
     for node in scene.nodes(*WEIGHTED):
         index = weight_index(node)
-        obstacle = _obstacle_of_weights(scene, node)
+        obstacle = _obstacle_of_weights(scene, node) or _obstacle_of_range(node, spectra)
         if obstacle is not None:
             yield from (Skip(edge_at(node, i), "weighted_op", obstacle) for i in (0, 1))
         elif index is not None:
@@ -61,6 +70,14 @@ def _obstacle_of_weights(scene: Scene, node: gs.Node) -> str | None:
     if node.op in ("Conv", "ConvTranspose") and weight_index(node) is None:
         return "its weights are computed by nodes, so that they have no scale a channel (P1)"
     return None if weight_index(node) is None else _obstacle_of_operands(node)
+
+
+def _obstacle_of_range(node: gs.Node, spectra: frozenset[str]) -> str | None:
+    if node.outputs[0].name in spectra:
+        return "it computes a spectrum, whose magnitudes span more than INT8 holds (P19)"
+    if reads_magnitudes(node, spectra):
+        return "it reads a spectrum's magnitudes, which span more than INT8 holds (P19)"
+    return None
 
 
 def _obstacle_of_operands(node: gs.Node) -> str | None:
@@ -86,6 +103,47 @@ def activation_product(scene: Scene) -> Iterator[Decision]:
                 yield Placement(edge, scene.activation, "activation_product", reason)
 
 
+def attention_scores(scene: Scene) -> Iterator[Decision]:
+    """The scores between the two MatMuls of an attention that is not fused into one kernel (P18).
+
+    A fused attention keeps its scores to itself, and a Q on them would break it: a block of 3 heads
+    moves 4.2 MB without and 4.8 MB with it. That of one head, for a batch of one, is not fused, and
+    stores them: a keyword transformer moves 9.4 MB without and 8.7 MB with it, but for a batch of 8
+    59 MB and 71 MB.
+    """
+    is_wanted = scene.config.attention_scores
+    for node in scene.nodes("MatMul"):
+        if not is_attention_scores(node) or not scene.is_placed(edge_at(node, 0)):
+            continue
+        if is_single_matrix(node.outputs[0]) if is_wanted is None else is_wanted:
+            reason = "attention of a single matrix is not fused: its scores are stored (P18)"
+            for edge in scene.open_readers(node.outputs[0]):
+                yield Placement(edge, scene.activation, "attention_scores", reason)
+
+
+def pool(scene: Scene) -> Iterator[Decision]:
+    """Pools without weights that have an INT8 kernel: Q right before and behind them (P10)."""
+    for node in scene.nodes(*scene.config.compiler.pool_ops):
+        source, output = node.inputs[0], node.outputs[0]
+        if output.name not in scene.outputs and _is_amid_int8(scene, source, output):
+            reason = f"{node.op} runs in INT8 where DQ, pool and Q are adjacent (P10)"
+            for edge in (edge_at(node, 0), *scene.open_readers(output)):
+                yield Placement(edge, scene.activation, "pool", reason)
+
+
+def _is_amid_int8(scene: Scene, source: gs.Tensor, output: gs.Tensor) -> bool:
+    """Whether a feature map comes from a kernel in INT8 and goes into one."""
+    return is_float32(source) and _comes_from_int8(scene, source) and _goes_to_int8(scene, output)
+
+
+def _comes_from_int8(scene: Scene, tensor: gs.Tensor) -> bool:
+    return any(scene.is_placed(edge_at(node, 0)) for node in weighted_above(tensor))
+
+
+def _goes_to_int8(scene: Scene, tensor: gs.Tensor) -> bool:
+    return any(scene.is_placed(edge_at(node, index)) for node, index in readers_below(tensor))
+
+
 def residual_add(scene: Scene) -> Iterator[Decision]:
     """All branches of a residual Add but the one into whose kernel it fuses (P5, P6).
 
@@ -94,7 +152,7 @@ def residual_add(scene: Scene) -> Iterator[Decision]:
     would take accuracy and save no byte; a post-norm one stores its normed stream once, in INT8.
     """
     for node in scene.nodes("Add"):
-        if not is_residual(node) or not all(is_float32(x) for x in node.inputs):
+        if not is_residual(node) or not any(_comes_from_int8(scene, x) for x in node.inputs):
             continue
         bare = _bare_branch(scene, node)
         for index in (0, 1):
@@ -119,26 +177,14 @@ def _bare_branch(scene: Scene, node: gs.Node) -> int | None:
     return max(ends, key=lambda index: scene.depths[node.inputs[index].name], default=None)
 
 
-def pool(scene: Scene) -> Iterator[Decision]:
-    """Pools without weights that have an INT8 kernel: Q right before and behind them (P10)."""
-    for node in scene.nodes(*scene.config.compiler.pool_ops):
-        source, output = node.inputs[0], node.outputs[0]
-        if not is_feature_map(source) or output.name in scene.outputs or not is_float32(source):
-            continue
-        reason = f"{node.op} runs in INT8 where DQ, pool and Q are adjacent (P10)"
-        for edge in (edge_at(node, 0), *scene.readers.get(output.name, ())):
-            if edge.node not in scene.closed:
-                yield Placement(edge, scene.activation, "pool", reason)
-
-
 def preactivation(scene: Scene) -> Iterator[Decision]:
     """The input of a BatchNormalization that stands before its Conv, not behind one (P13).
 
     What it reads is stored for others as well, a later block's Concat or Add: once, in INT8.
     """
     for node in scene.nodes("BatchNormalization"):
-        source = node.inputs[0]
-        if is_feature_map(source) and is_float32(source) and fusing_node(scene, source) is None:
+        source, output = node.inputs[0], node.outputs[0]
+        if fusing_node(scene, source) is None and _is_amid_int8(scene, source, output):
             reason = "a BatchNormalization before its Conv reads what is stored in INT8 (P13)"
             yield Placement(edge_at(node, 0), scene.activation, "preactivation", reason)
 
@@ -184,8 +230,9 @@ TENSORRT_RULES: tuple[Rule, ...] = (
     excluded,
     weighted_op,
     activation_product,
-    residual_add,
+    attention_scores,
     pool,
+    residual_add,
     preactivation,
     equal_scales,
     left_in_float,

@@ -75,6 +75,10 @@ class Scene:
         """The nodes of these op types in the main graph that the user leaves open."""
         return (x for x in self.graph.nodes if x.op in ops and x.name not in self.closed)
 
+    def open_readers(self, tensor: gs.Tensor) -> tuple[Edge, ...]:
+        """The edges on a tensor that the user leaves open."""
+        return tuple(x for x in self.readers.get(tensor.name, ()) if x.node not in self.closed)
+
     def is_placed(self, edge: Edge) -> bool:
         """Whether a rule before put Q/DQ on the edge."""
         return isinstance(self.decided.get(edge), Placement)
