@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from math import prod
 
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from onnx import TensorProto, ValueInfoProto, helper
@@ -14,9 +16,12 @@ from onnxqat.graph.check import BIG
 from onnxqat.graph.exporter import export_model, tensor_proto
 from onnxqat.graph.graph import Graph, tensors_of
 from onnxqat.graph.importer import type_of
-from onnxqat.graph.query import is_output
+from onnxqat.graph.query import constant_value, is_output
 
 Shape = list[int | str | None]
+
+LONG_LIST = 2**16
+"""Numbers in a list up to which ONNX may follow them in search of shapes."""
 
 
 def infer_shapes(graph: Graph) -> tuple[str, ...]:
@@ -31,18 +36,7 @@ def infer_shapes(graph: Graph) -> tuple[str, ...]:
     Raises:
         ModelError: Types or shapes that nodes need contradict each other.
     """
-    skeleton = skeleton_of(graph)
-    try:
-        inferred = _infer(skeleton)
-    except onnx.shape_inference.InferenceError:
-        _forget_declared(skeleton.graph)
-        try:
-            inferred = _infer(skeleton)
-        except onnx.shape_inference.InferenceError as error:
-            raise ModelError(
-                f"types or shapes in the graph contradict each other: {error}",
-                fix="correct the model; ONNX Runtime refuses it as well",
-            ) from error
+    inferred = _inferred(skeleton_of(graph), follow_values=not _makes_long_list(graph))
     return tuple(_learn(graph, inferred.graph))
 
 
@@ -65,8 +59,40 @@ def skeleton_of(graph: gs.Graph) -> onnx.ModelProto:
     return model
 
 
-def _infer(model: onnx.ModelProto) -> onnx.ModelProto:
-    return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+def _makes_long_list(graph: gs.Graph) -> bool:
+    """Whether a node makes a long list from constants: ONNX would spend 140 bytes a number on it."""
+    for node in graph.nodes:
+        values = [constant_value(tensor) for tensor in node.inputs]
+        if node.op == "ConstantOfShape" and values[0] is not None:
+            count = float(np.prod(values[0], dtype=np.float64))
+        elif node.op == "Range" and all(value is not None for value in values):
+            start, limit, delta = (float(np.asarray(value).item()) for value in values)
+            count = (limit - start) / (delta or 1.0)
+        else:
+            continue
+        if count > LONG_LIST:
+            return True
+    return False
+
+
+def _inferred(model: onnx.ModelProto, *, follow_values: bool) -> onnx.ModelProto:
+    """The model with what ONNX infers of it, by the first of three ways that it does not refuse.
+
+    Following the values of shapes finds most, but trips over names that two branches both use. And
+    what a file states about inner tensors may be wrong, which harms nobody.
+    """
+    with suppress(onnx.shape_inference.InferenceError):
+        return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=follow_values)
+    with suppress(onnx.shape_inference.InferenceError):
+        return onnx.shape_inference.infer_shapes(model, strict_mode=True)
+    _forget_declared(model.graph)
+    try:
+        return onnx.shape_inference.infer_shapes(model, strict_mode=True)
+    except onnx.shape_inference.InferenceError as error:
+        raise ModelError(
+            f"types or shapes in the graph contradict each other: {error}",
+            fix="correct the model; ONNX Runtime refuses it as well",
+        ) from error
 
 
 def _forget_declared(graph: onnx.GraphProto) -> None:
