@@ -60,19 +60,20 @@ def skeleton_of(graph: gs.Graph) -> onnx.ModelProto:
 
 
 def _makes_long_list(graph: gs.Graph) -> bool:
-    """Whether a node makes a long list from constants: ONNX would spend 140 bytes a number on it."""
-    for node in graph.nodes:
-        values = [constant_value(tensor) for tensor in node.inputs]
-        if node.op == "ConstantOfShape" and values[0] is not None:
-            count = float(np.prod(values[0], dtype=np.float64))
-        elif node.op == "Range" and all(value is not None for value in values):
-            start, limit, delta = (float(np.asarray(value).item()) for value in values)
-            count = (limit - start) / (delta or 1.0)
-        else:
-            continue
-        if count > LONG_LIST:
-            return True
-    return False
+    """Whether constants make a long list of numbers, each of which would cost ONNX 140 bytes."""
+    return any(_list_length(node) > LONG_LIST for node in graph.nodes)
+
+
+def _list_length(node: gs.Node) -> float:
+    """How many numbers a node makes, where constants say so; else 0."""
+    values = [constant_value(tensor) for tensor in node.inputs]
+    if node.op not in ("ConstantOfShape", "Range") or any(value is None for value in values):
+        return 0.0
+    numbers = [np.asarray(value, np.float64) for value in values]
+    if node.op == "ConstantOfShape":
+        return float(np.prod(numbers[0]))
+    start, limit, delta = (number.item() for number in numbers)
+    return (limit - start) / (delta or 1.0)
 
 
 def _inferred(model: onnx.ModelProto, *, follow_values: bool) -> onnx.ModelProto:
