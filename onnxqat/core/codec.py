@@ -59,12 +59,20 @@ def _decode(kind: Any, value: Any) -> Any:
     if isinstance(kind, type) and dataclasses.is_dataclass(kind) and isinstance(value, dict):
         return _decode_dataclass(kind, value)
     if isinstance(kind, type) and issubclass(kind, Enum):
-        return kind(value)
+        return _decode_enum(kind, value)
     if kind is float and (value in _NOT_FINITE or _is_int(value)):
         return float(value)
     if isinstance(kind, type) and isinstance(value, kind):
         return value
     raise ConfigError(f"expected {kind}, got {value!r}")
+
+
+def _decode_enum(kind: type[Enum], value: Any) -> Enum:
+    try:
+        return kind(value)
+    except ValueError as error:
+        known = [member.value for member in kind]
+        raise ConfigError(f"{value!r} is no {kind.__name__}, which is one of {known}") from error
 
 
 def _is_int(value: Any) -> bool:

@@ -52,14 +52,15 @@ def _table_diff(what: str, before: dict[str, str], after: dict[str, str]) -> Ite
 
 
 def _interface_diff(what: str, before: list[Any], after: list[Any]) -> Iterator[str]:
-    old, new = [_signature(t) for t in before], [_signature(t) for t in after]
+    old, new = (", ".join(_signature(tensor) for tensor in side) for side in (before, after))
     if old != new:
-        yield f"graph {what}s were {old}, are {new}"
+        yield f"graph {what}s were ({old}), are ({new})"
 
 
 def _signature(tensor: gs.Tensor) -> str:
     dtype = "?" if tensor.dtype is None else np.dtype(tensor.dtype).name
-    return f"{tensor.name}: {dtype}{'?' if tensor.shape is None else list(tensor.shape)}"
+    shape = "[…]" if tensor.shape is None else f"[{', '.join(map(str, tensor.shape))}]"
+    return f"{tensor.name}: {dtype}{shape}"
 
 
 def _node_diff(before: gs.Graph, after: gs.Graph) -> Iterator[str]:

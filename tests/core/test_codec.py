@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxqat.core.calibration import Calibration, TensorRange
@@ -26,6 +26,7 @@ TYPES = [
 
 
 @pytest.mark.parametrize("kind", TYPES)
+@settings(max_examples=25, deadline=None)
 @given(st.data())
 def test_decode_gives_back_what_was_encoded(kind: type, data: st.DataObject) -> None:
     """Hypothesis builds values from the same type hints; NaN is left out, it equals nothing."""
@@ -55,7 +56,6 @@ WRONG: list[tuple[type, Any]] = [
     (Edge, {"tensor": "x", "node": "n"}),
     (Edge, {**EDGE, "more": 1}),
     (Edge, {**EDGE, "index": "0"}),
-    (Edge, {**EDGE, "index": True and "yes"}),
     (Edge, [1, 2, 3]),
     (QuantPlan, {"placements": {}, "skips": []}),
     (QuantSpec, {"dtype": "int8", "granularity": {"axes": 1}}),
@@ -70,7 +70,7 @@ def test_json_of_another_shape_is_refused(kind: type, value: Any) -> None:
 
 
 def test_an_unknown_name_of_an_enum_is_refused() -> None:
-    with pytest.raises((ConfigError, ValueError)):
+    with pytest.raises(ConfigError):
         decode(QuantDtype, "int3")
 
 
