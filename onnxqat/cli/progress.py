@@ -52,7 +52,7 @@ class TrainingProgress:
         self._bar.update(self._bar.task_ids[0], completed=record.step, loss=loss)
         due = self._print_every and record.step % self._print_every == 0
         if due or record.validation is not None:
-            self._console.print(_line(record))
+            self._console.print(_line(record), soft_wrap=True)
 
 
 def _line(record: StepRecord) -> str:
