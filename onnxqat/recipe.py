@@ -23,7 +23,7 @@ class DataRoles:
     train: DataSource | None = None
     """None: the calibration samples."""
     validation: DataSource | None = None
-    """Chooses the best checkpoint; None: a part of `train`, which is then not trained on."""
+    """Chooses the best checkpoint; None: the first samples of `train`, which are trained on too."""
     test: DataSource | None = None
     """What the table reports; None: no accuracy is reported."""
 

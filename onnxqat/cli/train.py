@@ -19,7 +19,7 @@ Validation = Annotated[
     str | None,
     Parameter(
         name="--validation",
-        help="Samples that choose the best checkpoint, as --data; else a part of --data.",
+        help="Samples that choose the best checkpoint, as --data; else the first of --data.",
     ),
 ]
 
