@@ -20,9 +20,11 @@ from onnxqat.graph.importer import import_model
 from onnxqat.graph.stream import write_inline
 from onnxqat.graph.wire import why_unreadable
 
-EXTERNAL_FROM = 2**31 - 2**26
-"""Bytes of weights from which they go into a file of their own: protobuf ends at 2 GiB, of which
-this leaves 64 MiB to everything else."""
+PROTOBUF_LIMIT = 2**31 - 1
+"""Bytes that protobuf reads or writes at most."""
+
+EXTERNAL_FROM = PROTOBUF_LIMIT - 2**26
+"""Bytes of weights from which they go into a file of their own; 64 MiB are for everything else."""
 
 Model: TypeAlias = str | os.PathLike[str] | onnx.ModelProto | gs.Graph
 
@@ -103,6 +105,11 @@ def _save_external(graph: gs.Graph, file: Path) -> None:
 
 def _parse(file: Path) -> onnx.ModelProto:
     try:
+        if file.stat().st_size > PROTOBUF_LIMIT:
+            raise ModelError(
+                "the file is larger than 2 GiB, which protobuf cannot read",
+                fix="save the model with its weights as external data",
+            )
         data = file.read_bytes()
     except OSError as error:
         raise ModelError(
