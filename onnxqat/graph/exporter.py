@@ -13,7 +13,7 @@ from onnx import AttributeProto, TensorProto, ValueInfoProto, defs, helper, nump
 from onnx_graphsurgeon.exporters import onnx_exporter as gs_exporter
 from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 
-from onnxqat.graph.graph import Graph, all_nodes, carried, tensors_of
+from onnxqat.graph.graph import Graph, all_nodes, carried, is_onnx, tensors_of
 from onnxqat.graph.importer import type_of
 
 WriteTensor = Callable[[gs.Constant], TensorProto | None]
@@ -83,10 +83,10 @@ def _opset_imports(graph: gs.Graph) -> list[onnx.OperatorSetIdProto]:
     """The opset of each domain: the graph's `opset` for ONNX's own, 1 for one not seen before."""
     versions = {entry.domain: entry.version for entry in graph.import_domains or ()}
     own = "ai.onnx" if "ai.onnx" in versions else ""
-    versions[own] = graph.opset
     for node in all_nodes(graph):
-        if node.domain not in (None, "", "ai.onnx"):
-            versions.setdefault(node.domain, 1)
+        versions.setdefault(own if is_onnx(node) else node.domain, 1)
+    if own in versions:
+        versions[own] = graph.opset
     return [helper.make_opsetid(domain, version) for domain, version in versions.items()]
 
 

@@ -9,6 +9,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 _CARRIED = "_carried"
+_OWN_DOMAIN = (None, "", "ai.onnx")
 
 
 class Graph(gs.Graph):  # type: ignore[misc]
@@ -136,6 +137,11 @@ def carry(item: gs.Node | gs.Tensor, proto: Any) -> None:
 def carried(item: gs.Node | gs.Tensor) -> Any:
     """The proto that a node or tensor came from; None if it did not come from a file."""
     return item.__dict__.get(_CARRIED)
+
+
+def is_onnx(node: gs.Node) -> bool:
+    """Whether a node is one of ONNX's own operators, not one of another domain."""
+    return node.domain in _OWN_DOMAIN
 
 
 def subgraphs(node: gs.Node) -> Iterator[gs.Graph]:

@@ -21,6 +21,9 @@ from onnx_graphsurgeon.ir.tensor import SparseValues
 from onnxqat.core.errors import ModelError
 from onnxqat.graph.graph import Graph, carry, own_tensors
 
+ANY_OPSET = 13
+"""For a model that imports no opset of ONNX's own: it has no node that would care."""
+
 ReadTensor = Callable[[TensorProto], NDArray[Any]]
 
 
@@ -55,8 +58,9 @@ def import_model(model: onnx.ModelProto, read: ReadTensor = read_inline) -> Grap
         model: A model that passes the ONNX checker.
         read: How to get a tensor's array.
     """
-    domains = [_copy(entry) for entry in model.opset_import]
-    opset = next((e.version for e in domains if e.domain in ("", "ai.onnx")), 1)
+    domains = [copy_proto(entry) for entry in model.opset_import]
+    own = [entry.version for entry in domains if entry.domain in ("", "ai.onnx")]
+    opset = own[0] if own else ANY_OPSET
     context = _Context(read, {"opset": opset, "import_domains": domains})
     graph = context.graph(model.graph, _Scope())
     graph.shell = copy_without(model, {"graph", "metadata_props", "opset_import"})
@@ -102,7 +106,7 @@ class _Context:
 
     def graph(self, proto: onnx.GraphProto, scope: _Scope) -> Graph:
         constants = self._initializers(proto, scope)
-        restated = tuple(_copy(entry) for entry in proto.input if entry.name in constants)
+        restated = tuple(copy_proto(entry) for entry in proto.input if entry.name in constants)
         inputs = [_described(entry, scope) for entry in proto.input if entry.name not in constants]
         outputs = [_described(entry, scope) for entry in proto.output]
         for node in proto.node:
@@ -128,7 +132,7 @@ class _Context:
     def _initializers(self, proto: onnx.GraphProto, scope: _Scope) -> dict[str, gs.Constant]:
         dense = [self._constant(tensor) for tensor in proto.initializer]
         sparse = [
-            gs.Constant(tensor.values.name, SparseValues(_copy(tensor)))
+            gs.Constant(tensor.values.name, SparseValues(copy_proto(tensor)))
             for tensor in proto.sparse_initializer
         ]
         constants = {constant.name: constant for constant in (*dense, *sparse)}
@@ -160,7 +164,7 @@ class _Context:
                 fix="remove the node, or use one attribute a graph",
             )
         if entry.ref_attr_name:
-            return _copy(entry)
+            return copy_proto(entry)
         if entry.type == AttributeProto.TENSOR:
             return self._constant(entry.t)
         if entry.type == AttributeProto.GRAPH:
@@ -172,11 +176,11 @@ def _plain_value(entry: AttributeProto) -> Any:
     """A Python value; for kinds that have none, the proto itself, which export writes back."""
     read = _PLAIN.get(entry.type)
     if read is None:
-        return _copy(entry)
+        return copy_proto(entry)
     try:
         return read(entry)
     except UnicodeDecodeError:  # bytes are legal in a STRING attribute of a custom operator
-        return _copy(entry)
+        return copy_proto(entry)
 
 
 _PLAIN: dict[int, Callable[[AttributeProto], Any]] = {
@@ -212,7 +216,7 @@ def _describe(entry: ValueInfoProto, scope: _Scope) -> bool:
     if not entry.HasField("type") or (tensor.dtype is not None and tensor.shape is not None):
         return True
     tensor.dtype, tensor.shape, tensor.type = type_of(entry.type)
-    carry(tensor, _copy(entry))
+    carry(tensor, copy_proto(entry))
     return True
 
 
@@ -244,7 +248,7 @@ def _node_shell(proto: onnx.NodeProto) -> onnx.NodeProto:
     return node
 
 
-def _copy(message: Any) -> Any:
+def copy_proto(message: Any) -> Any:
     """A message of its own: a part taken out of a proto keeps the whole proto in memory."""
     copy = type(message)()
     copy.CopyFrom(message)

@@ -11,11 +11,10 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import TensorProto, ValueInfoProto, helper
 
-from onnxqat.core.errors import ModelError
 from onnxqat.graph.check import BIG
 from onnxqat.graph.exporter import export_model, tensor_proto
-from onnxqat.graph.graph import Graph, tensors_of
-from onnxqat.graph.importer import type_of
+from onnxqat.graph.graph import Graph, carry, tensors_of
+from onnxqat.graph.importer import copy_proto, type_of
 from onnxqat.graph.query import constant_value, is_output
 
 Shape = list[int | str | None]
@@ -32,9 +31,6 @@ def infer_shapes(graph: Graph) -> tuple[str, ...]:
 
     Returns:
         The variables whose declared shape is not what the nodes make, and was corrected.
-
-    Raises:
-        ModelError: Types or shapes that nodes need contradict each other.
     """
     inferred = _inferred(skeleton_of(graph), follow_values=not _makes_long_list(graph))
     return tuple(_learn(graph, inferred.graph))
@@ -77,23 +73,23 @@ def _list_length(node: gs.Node) -> float:
 
 
 def _inferred(model: onnx.ModelProto, *, follow_values: bool) -> onnx.ModelProto:
-    """The model with what ONNX infers of it, by the first of three ways that it does not refuse.
+    """The model with what ONNX infers of it, by the first of four ways that it does not refuse.
 
-    Following the values of shapes finds most, but trips over names that two branches both use. And
-    what a file states about inner tensors may be wrong, which harms nobody.
+    Following the values of shapes finds most, but trips over names that two branches both use.
+    Without what the file states about inner tensors, a wrong statement harms nobody. Not strict,
+    ONNX goes on behind a contradiction: it sees some in models that run, so that they are no error
+    here.
     """
     with suppress(onnx.shape_inference.InferenceError):
         return onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=follow_values)
     with suppress(onnx.shape_inference.InferenceError):
         return onnx.shape_inference.infer_shapes(model, strict_mode=True)
-    _forget_declared(model.graph)
-    try:
-        return onnx.shape_inference.infer_shapes(model, strict_mode=True)
-    except onnx.shape_inference.InferenceError as error:
-        raise ModelError(
-            f"types or shapes in the graph contradict each other: {error}",
-            fix="correct the model; ONNX Runtime refuses it as well",
-        ) from error
+    without_statements = onnx.ModelProto()
+    without_statements.CopyFrom(model)
+    _forget_declared(without_statements.graph)
+    with suppress(onnx.shape_inference.InferenceError):
+        return onnx.shape_inference.infer_shapes(without_statements, strict_mode=True)
+    return onnx.shape_inference.infer_shapes(model, data_prop=follow_values)
 
 
 def _forget_declared(graph: onnx.GraphProto) -> None:
@@ -128,7 +124,12 @@ def _fill(tensor: gs.Variable, entry: ValueInfoProto) -> bool:
     dtype, shape, kind = type_of(entry.type)
     if tensor.dtype is None and dtype is not None:
         tensor.dtype, tensor.type = dtype, kind
-    if shape is None:
+        if (
+            kind != "tensor_type"
+        ):  # the proto alone tells a sequence of tensors from an optional one
+            tensor.shape = shape
+            carry(tensor, copy_proto(entry))
+    if shape is None or kind != "tensor_type":
         return False
     # ONNX numbers the dimensions that it knows nothing about.
     shape = [None if str(dim).startswith("unk__") else dim for dim in shape]

@@ -55,7 +55,8 @@ def prepare(
         on_change: Called with each change that was made.
 
     Raises:
-        ModelError: The opset cannot be raised, or the graph's shapes contradict each other.
+        ModelError: The opset cannot be raised: it is too old, or a node has no equal in the new
+            one. The message names the node.
     """
     report = on_change if on_change is not None else _ignore
     prepared = inline_functions(as_graph(graph), report)

@@ -11,7 +11,6 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from onnxqat.core.errors import ModelError
 from onnxqat.graph import (
     Change,
     Graph,
@@ -208,16 +207,13 @@ def test_types_and_shapes_are_known_afterwards() -> None:
     assert (inner.dtype, inner.shape) == (np.float32, ["n", 2])
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "g (float[2, 4] x, float[3, 2] w) => (float[2, 2] y) { y = MatMul (x, w) }",
-        "g (float[2] x) => (int64[2] y) { y = Relu (x) }",
-    ],
-)
-def test_types_and_shapes_that_contradict_each_other_are_an_error_with_the_node(text: str) -> None:
-    with pytest.raises(ModelError, match=r"contradict(.|\n)*_y"):
-        prepare(as_graph(model_of(text)))
+def test_a_contradiction_in_the_shapes_is_left_to_the_runtime() -> None:
+    """ONNX's own inference sees contradictions in models that run, so it is no judge."""
+    text = "g (float[2, 4] x, float[3, 2] w) => (float[2, 2] y) { a = Abs (x)  y = MatMul (a, w) }"
+
+    prepared = prepare(as_graph(model_of(text)))
+
+    assert prepared.nodes[0].outputs[0].shape == [2, 4]
 
 
 def test_a_shape_that_the_file_declares_wrongly_is_corrected_and_told() -> None:

@@ -14,7 +14,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnxqat.graph.change import Change
-from onnxqat.graph.graph import Graph, all_graphs
+from onnxqat.graph.graph import Graph, all_graphs, is_onnx
 from onnxqat.graph.names import Names
 from onnxqat.graph.passes.edit import (
     float64,
@@ -61,10 +61,10 @@ def fold_affine(graph: Graph) -> Iterator[Change]:
 
 def _foldable_behind(inner: gs.Graph, node: gs.Node) -> tuple[str, _Affine] | None:
     """What the only reader of a layer does, if the layer's weights can take it up."""
-    if node.op not in _FOLD or not _has_constant_weights(node):
+    if node.op not in _FOLD or not is_onnx(node) or not _has_constant_weights(node):
         return None
     behind = only_reader(inner, node.outputs[0])
-    if behind is None or behind.domain not in (None, "", "ai.onnx"):
+    if behind is None or not is_onnx(behind):
         return None
     if behind.op == "BatchNormalization":
         affine = _normalization(inner, node, behind)

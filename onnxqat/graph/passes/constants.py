@@ -13,7 +13,7 @@ from onnx import AttributeProto
 
 from onnxqat.graph.change import Change
 from onnxqat.graph.exporter import export_model, tensor_proto
-from onnxqat.graph.graph import Graph, all_graphs, subgraphs
+from onnxqat.graph.graph import Graph, all_graphs, is_onnx, subgraphs
 from onnxqat.graph.passes.edit import make_constant, remove_nodes
 from onnxqat.graph.query import constant_value, is_output
 
@@ -52,7 +52,7 @@ def lower_constants(graph: Graph) -> Iterator[Change]:
 
 
 def _constant_node_value(node: gs.Node) -> NDArray[Any] | None:
-    if node.op != "Constant" or node.domain not in (None, "", "ai.onnx") or len(node.attrs) != 1:
+    if node.op != "Constant" or not is_onnx(node) or len(node.attrs) != 1:
         return None
     kind, value = next(iter(node.attrs.items()))
     if kind == "value":
@@ -105,7 +105,7 @@ def _results(inner: gs.Graph, node: gs.Node, graph: Graph) -> Sequence[NDArray[A
 
 def _is_foldable(inner: gs.Graph, node: gs.Node) -> bool:
     return (
-        node.domain in (None, "", "ai.onnx")
+        is_onnx(node)
         and node.op not in NEVER_FOLDED
         and node.op != "Constant"
         and not any(True for _ in subgraphs(node))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import onnx_graphsurgeon as gs
 
 from onnxqat.graph.change import Change
-from onnxqat.graph.graph import Graph, all_graphs
+from onnxqat.graph.graph import Graph, all_graphs, is_onnx
 from onnxqat.graph.passes.edit import remove_nodes, replace_reads
 from onnxqat.graph.query import constant_value, consumers, is_output, producer
 
@@ -28,9 +28,8 @@ def drop_identities(graph: Graph) -> Iterator[Change]:
 
 
 def _is_identity(node: gs.Node) -> bool:
-    if node.domain not in (None, "", "ai.onnx"):
-        return False
-    return node.op == "Identity" or (node.op == "Dropout" and _is_inference(node))
+    dropout = node.op == "Dropout" and _is_inference(node)
+    return is_onnx(node) and (node.op == "Identity" or dropout)
 
 
 def _is_inference(node: gs.Node) -> bool:

@@ -19,7 +19,7 @@ from onnx import helper
 
 from onnxqat.core.errors import ConfigError, ModelError
 from onnxqat.graph.change import Change
-from onnxqat.graph.graph import Graph, all_graphs
+from onnxqat.graph.graph import Graph, all_graphs, is_onnx
 from onnxqat.graph.names import Names
 from onnxqat.graph.query import constant_value, consumers, is_output
 
@@ -77,7 +77,7 @@ def raise_opset(graph: Graph, opset: int) -> Iterator[Change]:
     names = Names(graph)
     for inner in list(all_graphs(graph)):
         for node in list(inner.nodes):
-            if node.domain in (None, "", "ai.onnx"):
+            if is_onnx(node):
                 yield from _upgrade(_Upgrade(inner, node, names), graph.opset, opset)
     yield Change("raise opset", graph.name, f"the opset was {graph.opset}, is {opset}")
     for inner in all_graphs(graph):

@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnxqat.graph.change import Change
-from onnxqat.graph.graph import Graph, all_graphs
+from onnxqat.graph.graph import Graph, all_graphs, is_onnx
 from onnxqat.graph.passes.edit import make_constant, remove_nodes
 from onnxqat.graph.query import constant_value, is_output
 
@@ -47,7 +47,7 @@ def fold_shapes(graph: Graph) -> Iterator[Change]:
 
 
 def _partial_result(node: gs.Node, known: Known) -> Partial | None:
-    if node.domain not in (None, "", "ai.onnx"):
+    if not is_onnx(node):
         return None
     if node.op in ("Shape", "Size"):
         return _of_shape(node)
