@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 
 import onnx_graphsurgeon as gs
 
-from onnxqat.graph.query import consumers, producer
+from onnxqat.graph.query import producer
 from onnxqat.placement.families import KEEPS_FEATURES, SATURATES, VALUE_INPUTS, WEIGHTED
-from onnxqat.placement.scene import Scene, is_constant, value_inputs
+from onnxqat.placement.scene import Scene, is_constant, readers, value_inputs
 
 _RIDES_ALONG = frozenset({"BatchNormalization", "Add", "Mul"})
 """Ops with one activation input that a kernel takes into its epilogue: an unfolded
@@ -67,8 +67,8 @@ def leads_to_softmax(node: gs.Node) -> bool:
 
 def only_reader(node: gs.Node, *, passes: frozenset[str] = frozenset()) -> gs.Node | None:
     """The only node that reads the result, behind moves and the ops that pass; None if several."""
-    while len(node.outputs[0].outputs) == 1:
-        node = node.outputs[0].outputs[0]
+    while len(found := readers(node.outputs[0])) == 1:
+        node = found[0][0]
         if node.op not in passes and not value_inputs(node):
             return node
     return None
@@ -86,7 +86,7 @@ def readers_below(tensor: gs.Tensor) -> Iterator[tuple[gs.Node, int]]:
     """The inputs that a feature map flows into, on through activations, norms, pools and moves."""
     pending, seen = [tensor], {tensor.name}
     while pending:
-        for node, index in consumers(pending.pop()):
+        for node, index in readers(pending.pop()):
             yield node, index
             if _keeps_features(node):
                 new = [x for x in node.outputs if x.name not in seen]

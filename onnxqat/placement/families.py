@@ -53,6 +53,9 @@ KEEPS_FEATURES = frozenset(
 SATURATES = frozenset({"Clip", "Erf", "HardSigmoid", "Sigmoid", "Tanh"})
 """Ops with a bounded result, which gates and smooth activations multiply by."""
 
+READS_NO_VALUES = frozenset({"Shape", "Size"})
+"""Ops that ask how large a tensor is: nothing of it has to be stored for them."""
+
 WITH_SUBGRAPHS = frozenset({"If", "Loop", "Scan"})
 
 COMMUTES = "only moves or chooses values: the Q behind it moves back over it (P7)"

@@ -1,7 +1,7 @@
 """The placement rules, one generator each; `TENSORRT_RULES`, at the end, is their order.
 
 A rule yields what it decides, edge by edge, with the reason; the planner sees to it that no two
-rules contradict each other. P1 … P19 number NVIDIA's placement rules, L8 … L12 its legal limits.
+rules contradict each other. P1 … P19 number NVIDIA's placement rules, L9, L12 its legal limits.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from onnxqat.placement.scene import (
     edge_at,
     float_edges,
     is_float32,
-    is_scalar,
 )
 from onnxqat.placement.sharing import equal_scale_groups
 from onnxqat.placement.spectra import parts_of_spectra, reads_magnitudes
@@ -84,8 +83,6 @@ def _obstacle_of_operands(node: gs.Node) -> str | None:
     for tensor in node.inputs[:2]:
         if not is_float32(tensor):
             return f"'{tensor.name}' is not float32, as the scales are (L9)"
-        if is_scalar(tensor):
-            return f"'{tensor.name}' is a scalar, which Q refuses (L8)"
     return None
 
 
@@ -117,7 +114,7 @@ def attention_scores(scene: Scene) -> Iterator[Decision]:
             continue
         if is_single_matrix(node.outputs[0]) if is_wanted is None else is_wanted:
             reason = "attention of a single matrix is not fused: its scores are stored (P18)"
-            for edge in scene.open_readers(node.outputs[0]):
+            for edge in scene.open_edges(node.outputs[0]):
                 yield Placement(edge, scene.activation, "attention_scores", reason)
 
 
@@ -127,7 +124,7 @@ def pool(scene: Scene) -> Iterator[Decision]:
         source, output = node.inputs[0], node.outputs[0]
         if output.name not in scene.outputs and _is_amid_int8(scene, source, output):
             reason = f"{node.op} runs in INT8 where DQ, pool and Q are adjacent (P10)"
-            for edge in (edge_at(node, 0), *scene.open_readers(output)):
+            for edge in (edge_at(node, 0), *scene.open_edges(output)):
                 yield Placement(edge, scene.activation, "pool", reason)
 
 
@@ -174,7 +171,7 @@ def _bare_branch(scene: Scene, node: gs.Node) -> int | None:
     With two, the longer way from their common ancestor is the deeper in the graph.
     """
     ends = [index for index in (0, 1) if fusing_node(scene, node.inputs[index]) is not None]
-    return max(ends, key=lambda index: scene.depths[node.inputs[index].name], default=None)
+    return max(ends, key=lambda index: scene.depth(node.inputs[index]), default=None)
 
 
 def preactivation(scene: Scene) -> Iterator[Decision]:
@@ -194,12 +191,13 @@ def equal_scales(scene: Scene) -> Iterator[Decision]:
     for leader, *followers in equal_scale_groups(scene):
         spec = SharedSpec(_placed(scene, leader)[0].edge)
         for placement in (x for tensor in followers for x in _placed(scene, tensor)):
-            reason = f"{placement.reason}; only moves lie between it and '{leader}' (P7, P8, P9)"
+            between = f"only moves lie between it and '{leader.name}' (P7, P8, P9)"
+            reason = f"{placement.reason}; {between}"
             yield Placement(placement.edge, spec, "equal_scales", reason)
 
 
-def _placed(scene: Scene, tensor: str) -> list[Placement]:
-    decisions = (scene.decided.get(edge) for edge in scene.readers[tensor])
+def _placed(scene: Scene, tensor: gs.Tensor) -> list[Placement]:
+    decisions = (scene.decided.get(edge) for edge in scene.edges_on(tensor))
     return [decision for decision in decisions if isinstance(decision, Placement)]
 
 

@@ -11,10 +11,16 @@ import onnx_graphsurgeon as gs
 
 from onnxqat.core.plan import Placement, Skip
 from onnxqat.core.spec import Edge, PerTensor, QuantSpec
-from onnxqat.graph.query import constant_value, producer
+from onnxqat.graph.query import constant_value, consumers, producer
 from onnxqat.placement.choice import closed_nodes
 from onnxqat.placement.config import PlacementConfig
-from onnxqat.placement.families import VALUE_INPUTS, WEIGHTED, WITH_SUBGRAPHS
+from onnxqat.placement.families import (
+    CHOOSES_PART,
+    READS_NO_VALUES,
+    VALUE_INPUTS,
+    WEIGHTED,
+    WITH_SUBGRAPHS,
+)
 
 Decision = Placement | Skip
 
@@ -48,36 +54,38 @@ class Scene:
         return frozenset(output.name for output in self.graph.outputs)
 
     @cached_property
-    def readers(self) -> dict[str, tuple[Edge, ...]]:
-        """Tensor -> the edges on it in the main graph, sorted."""
-        edges: dict[str, list[Edge]] = {}
-        for node in self.graph.nodes:
-            for edge in edges_of(node):
-                edges.setdefault(edge.tensor, []).append(edge)
-        return {tensor: tuple(sorted(found)) for tensor, found in edges.items()}
-
-    @cached_property
     def depths(self) -> dict[str, int]:
-        """Tensor -> nodes on the longest way to it from the graph's inputs and constants."""
+        """Node -> nodes on the longest way to it from the graph's inputs and constants."""
         depths: dict[str, int] = {}
-        pending = [output for node in self.graph.nodes for output in node.outputs]
+        pending = list(self.graph.nodes)
         while pending:
-            tensor = pending[-1]
-            unknown = [x for x in _sources(tensor) if x.name not in depths]
-            if unknown and tensor.name not in depths:
+            node = pending[-1]
+            above = _nodes_above(node)
+            unknown = [x for x in above if x.name not in depths]
+            if unknown and node.name not in depths:
                 pending.extend(unknown)
             else:
-                depths[tensor.name] = 1 + max((depths[x.name] for x in _sources(tensor)), default=0)
                 pending.pop()
+                depths[node.name] = 1 + max((depths[x.name] for x in above), default=0)
         return depths
+
+    def depth(self, tensor: gs.Tensor) -> int:
+        """Nodes on the longest way to the tensor; 0 for inputs and constants."""
+        node = producer(tensor)
+        return 0 if node is None else self.depths[node.name]
 
     def nodes(self, *ops: str) -> Iterator[gs.Node]:
         """The nodes of these op types in the main graph that the user leaves open."""
         return (x for x in self.graph.nodes if x.op in ops and x.name not in self.closed)
 
-    def open_readers(self, tensor: gs.Tensor) -> tuple[Edge, ...]:
+    def edges_on(self, tensor: gs.Tensor) -> tuple[Edge, ...]:
+        """The edges of the main graph through which the tensor's values are read, sorted."""
+        read = readers(tensor)  # by nodes of subgraphs too, which may have the same names
+        return tuple(sorted(edge_at(x, i) for x, i in read if self.by_name.get(x.name) is x))
+
+    def open_edges(self, tensor: gs.Tensor) -> tuple[Edge, ...]:
         """The edges on a tensor that the user leaves open."""
-        return tuple(x for x in self.readers.get(tensor.name, ()) if x.node not in self.closed)
+        return tuple(edge for edge in self.edges_on(tensor) if edge.node not in self.closed)
 
     def is_placed(self, edge: Edge) -> bool:
         """Whether a rule before put Q/DQ on the edge."""
@@ -85,16 +93,16 @@ class Scene:
 
     def is_quantized(self, tensor: gs.Tensor) -> bool:
         """Whether a rule before put Q/DQ on any edge of the tensor."""
-        return any(self.is_placed(edge) for edge in self.readers.get(tensor.name, ()))
+        return any(self.is_placed(edge) for edge in self.edges_on(tensor))
 
     def is_read_once(self, tensor: gs.Tensor) -> bool:
-        """Whether one input of one node is all that reads the tensor."""
-        return len(tensor.outputs) == 1 and tensor.name not in self.outputs
+        """Whether one input of one node is all that reads the tensor's values."""
+        return len(readers(tensor)) == 1 and tensor.name not in self.outputs
 
 
-def edges_of(node: gs.Node) -> Iterator[Edge]:
-    """The inputs that the node has: omitted optional ones left out."""
-    return (Edge(x.name, node.name, index) for index, x in enumerate(node.inputs) if x.name)
+def readers(tensor: gs.Tensor) -> tuple[tuple[gs.Node, int], ...]:
+    """The nodes that read the tensor's values, not its shape alone, each with the input's index."""
+    return tuple((node, i) for node, i in consumers(tensor) if node.op not in READS_NO_VALUES)
 
 
 def edge_at(node: gs.Node, index: int) -> Edge:
@@ -106,11 +114,11 @@ def float_edges(node: gs.Node) -> Iterator[Edge]:
     """The edges on which Q/DQ could be asked for: float activations, and the weights of the
     weighted ops. All edges of a node with subgraphs, so that something is said about it.
     """
-    for edge in edges_of(node):
-        x = node.inputs[edge.index]
-        is_data = is_float(x) and (node.op in WEIGHTED or not is_constant(x))
-        if is_data or node.op in WITH_SUBGRAPHS:
-            yield edge
+    for index, tensor in enumerate(node.inputs):
+        is_data = is_float(tensor) and (node.op in WEIGHTED or not is_constant(tensor))
+        is_wanted = is_data and node.op not in READS_NO_VALUES
+        if tensor.name and (is_wanted or node.op in WITH_SUBGRAPHS):
+            yield edge_at(node, index)
 
 
 def is_constant(tensor: gs.Tensor) -> bool:
@@ -120,28 +128,19 @@ def is_constant(tensor: gs.Tensor) -> bool:
 
 def is_float(tensor: gs.Tensor) -> bool:
     """Whether the tensor holds floating-point numbers; an unknown type is taken for one."""
-    return tensor.dtype is None or _numpy_kind(tensor) == "f"
+    return _type_name(tensor) in ("float16", "bfloat16", "float32", "float64")
 
 
 def is_float32(tensor: gs.Tensor) -> bool:
     """Whether float32 scales fit the tensor (L9); an unknown type is taken for float32."""
-    return tensor.dtype is None or (
-        _numpy_kind(tensor) == "f" and np.dtype(tensor.dtype).itemsize == 4
-    )
+    return _type_name(tensor) == "float32"
 
 
-def _numpy_kind(tensor: gs.Tensor) -> str:
-    try:
-        return str(np.dtype(tensor.dtype).kind)
-    except (
-        TypeError
-    ):  # an ONNX type that numpy does not have, as bfloat16: graphsurgeon gives its number
-        return "V"
-
-
-def is_scalar(tensor: gs.Tensor) -> bool:
-    """Whether the tensor is known to have no dimensions: Q refuses it (L8)."""
-    return tensor.shape is not None and len(tensor.shape) == 0
+def _type_name(tensor: gs.Tensor) -> str:
+    """Plain graphsurgeon gives ONNX's number for a type that numpy lacks: bfloat16, float8."""
+    if tensor.dtype is None:
+        return "float32"
+    return "other" if isinstance(tensor.dtype, int) else np.dtype(tensor.dtype).name
 
 
 def value_inputs(node: gs.Node) -> tuple[gs.Tensor, ...]:
@@ -150,6 +149,11 @@ def value_inputs(node: gs.Node) -> tuple[gs.Tensor, ...]:
         return ()
     indices = VALUE_INPUTS[node.op]
     return tuple(node.inputs if indices is None else (node.inputs[i] for i in indices))
+
+
+def chooses_part(node: gs.Node) -> bool:
+    """Whether the result may lack most of the values that it is made of."""
+    return node.op in CHOOSES_PART
 
 
 def _copies_values(node: gs.Node) -> bool:
@@ -165,6 +169,5 @@ def _is_zero_or_absent(tensor: gs.Tensor) -> bool:
     return not tensor.name or (is_constant(tensor) and not np.any(constant_value(tensor)))
 
 
-def _sources(tensor: gs.Tensor) -> list[gs.Tensor]:
-    node = producer(tensor)
-    return [] if node is None else list(node.inputs)
+def _nodes_above(node: gs.Node) -> list[gs.Node]:
+    return [above for above in map(producer, node.inputs) if above is not None]

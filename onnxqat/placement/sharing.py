@@ -7,14 +7,10 @@ from collections.abc import Iterator
 import onnx_graphsurgeon as gs
 
 from onnxqat.graph.query import producer
-from onnxqat.placement.families import CHOOSES_PART
-from onnxqat.placement.scene import Scene, is_constant, value_inputs
-
-Groups = dict[str, set[str]]
-"""Tensor -> all tensors of its group, one set object a group."""
+from onnxqat.placement.scene import Scene, chooses_part, is_constant, value_inputs
 
 
-def equal_scale_groups(scene: Scene) -> tuple[tuple[str, ...], ...]:
+def equal_scale_groups(scene: Scene) -> tuple[tuple[gs.Tensor, ...], ...]:
     """Groups of two and more quantized tensors that share values, the nearest to the inputs first.
 
     Between two of a group are only ops that copy or choose values, over which Q and DQ move:
@@ -24,50 +20,42 @@ def equal_scale_groups(scene: Scene) -> tuple[tuple[str, ...], ...]:
       scales it is stored once. Parts, as the query, key and value that one MatMul computes, do not
       count: they have no value in common, and often different ranges.
     """
-    groups: Groups = {}
-    wholes: dict[str, list[str]] = {}
-    for tensor in _quantized_outputs(scene):
-        for source, is_whole in _sources(scene, tensor):
-            if scene.is_quantized(source):
-                _join(groups, tensor.name, source.name)
-            elif is_whole:
-                wholes.setdefault(source.name, []).append(tensor.name)
-    for first, *others in wholes.values():
-        for other in others:
-            _join(groups, first, other)
+    tensors: dict[str, gs.Tensor] = {}
+    groups: dict[str, set[str]] = {}
+    for one, other in _pairs(scene):
+        joined = groups.get(one.name, {one.name}) | groups.get(other.name, {other.name})
+        groups.update(dict.fromkeys(joined, joined))
+        tensors |= {one.name: one, other.name: other}
     distinct = {id(group): group for group in groups.values()}.values()
-    return tuple(sorted(_by_depth(scene, group) for group in distinct))
+    ordered = [sorted((scene.depth(tensors[name]), name) for name in group) for group in distinct]
+    return tuple(tuple(tensors[name] for _, name in group) for group in sorted(ordered))
 
 
-def _join(groups: Groups, left: str, right: str) -> None:
-    joined = groups.get(left, {left}) | groups.get(right, {right})
-    groups.update(dict.fromkeys(joined, joined))
-
-
-def _by_depth(scene: Scene, group: set[str]) -> tuple[str, ...]:
-    return tuple(sorted(group, key=lambda tensor: (scene.depths[tensor], tensor)))
-
-
-def _quantized_outputs(scene: Scene) -> Iterator[gs.Tensor]:
+def _pairs(scene: Scene) -> Iterator[tuple[gs.Tensor, gs.Tensor]]:
+    """The pairs of quantized tensors that must have equal scales, some of them implied."""
+    wholes: dict[str, gs.Tensor] = {}
     for node in scene.graph.nodes:
-        yield from (output for output in node.outputs if scene.is_quantized(output))
+        for tensor in filter(scene.is_quantized, node.outputs):
+            for source, is_whole in _sources(scene, tensor):
+                if scene.is_quantized(source):
+                    yield source, tensor
+                elif is_whole:
+                    yield wholes.setdefault(source.name, tensor), tensor
 
 
 def _sources(scene: Scene, tensor: gs.Tensor) -> Iterator[tuple[gs.Tensor, bool]]:
     """The tensors whose values this one has, up to the nearest quantized ones, and whether all of
     their values are in it.
     """
-    pending, seen = [(tensor, True)], {tensor.name}
+    pending, seen = [(tensor, True)], set()
     while pending:
         below, is_whole = pending.pop()
         node = producer(below)
-        if node is None:
-            continue
-        for source in value_inputs(node):
-            if source.name in seen or is_constant(source):
-                continue
-            seen.add(source.name)
-            found = (source, is_whole and node.op not in CHOOSES_PART)
-            yield found
-            if not scene.is_quantized(source):
-                pending.append(found)
+        for source in () if node is None else value_inputs(node):
+            found = (source, is_whole and not chooses_part(node))
+            key = (source.name, found[1])
+            if key not in seen and not is_constant(source):
+                seen.add(key)
+                yield found
+                if not scene.is_quantized(source):
+                    pending.append(found)

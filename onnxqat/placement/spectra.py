@@ -15,7 +15,7 @@ import onnx_graphsurgeon as gs
 from onnxqat.graph.query import constant_value
 from onnxqat.placement.branches import activations, upstream
 from onnxqat.placement.families import WEIGHTED
-from onnxqat.placement.scene import Scene, value_inputs
+from onnxqat.placement.scene import Scene, readers, value_inputs
 
 _SCALES = frozenset({"Add", "Cast", "Div", "Mul", "Neg", "Sub"})
 _SUMS = frozenset({"Add", "Cast", "ReduceSum", "Sqrt", "Sum"})
@@ -25,12 +25,11 @@ _SUMS_SQUARES = frozenset({"ReduceL2", "ReduceSumSquare"})
 def parts_of_spectra(scene: Scene) -> frozenset[str]:
     """The tensors of which nothing is read but squares, over linear ops."""
     found: set[str] = set()
-    nodes = scene.graph.nodes
-    for node in sorted(nodes, key=lambda x: scene.depths[x.outputs[0].name], reverse=True):
+    for node in sorted(scene.graph.nodes, key=lambda x: scene.depths[x.name], reverse=True):
         for tensor in node.outputs:
-            readers = tensor.outputs
-            is_read = readers and tensor.name not in scene.outputs
-            if is_read and all(_is_square(x) or _passes_on(x, found) for x in readers):
+            below = [reader for reader, _ in readers(tensor)]
+            is_read = bool(below) and tensor.name not in scene.outputs
+            if is_read and all(_is_square(x) or _passes_on(x, found) for x in below):
                 found.add(tensor.name)
     return frozenset(found)
 
@@ -47,7 +46,7 @@ def _is_square(node: gs.Node) -> bool:
         return True
     is_product = node.op == "Mul" and node.inputs[0] is node.inputs[1]
     is_power = node.op == "Pow" and bool(np.all(constant_value(node.inputs[1]) == np.float32(2)))
-    is_summed = all(x.op in _SUMS for x in node.outputs[0].outputs)
+    is_summed = all(x.op in _SUMS for x, _ in readers(node.outputs[0]))
     return (is_product or is_power) and is_summed
 
 

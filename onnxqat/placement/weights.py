@@ -6,7 +6,7 @@ import onnx_graphsurgeon as gs
 
 from onnxqat.core.spec import Granularity, PerChannel, PerTensor, QuantDtype, QuantSpec
 from onnxqat.placement.families import WEIGHTED
-from onnxqat.placement.scene import Scene, is_constant
+from onnxqat.placement.scene import Scene, is_constant, readers
 
 
 def weight_index(node: gs.Node) -> int | None:
@@ -25,14 +25,11 @@ def weight_spec(scene: Scene, node: gs.Node, index: int) -> QuantSpec:
     weights that are also read in float stay 8-bit, for 4-bit ones are stored as codes alone.
     """
     weights = node.inputs[index]
-    uses = [
-        weight_granularity(scene.by_name[edge.node], edge.index)
-        for edge in scene.readers[weights.name]
-        if _is_weight_slot(scene.by_name[edge.node], edge.index)
-    ]
-    is_all = len(uses) == len(weights.outputs)
+    slots = [(reader, i) for reader, i in readers(weights) if _is_weight_slot(reader, i)]
+    uses = {weight_granularity(reader, i) for reader, i in slots}
+    is_all = len(slots) == len(readers(weights))
     dtype = scene.config.quant_format.weight if is_all else QuantDtype.INT8
-    return QuantSpec(dtype, uses[0] if len(set(uses)) == 1 else PerTensor())
+    return QuantSpec(dtype, uses.pop() if len(uses) == 1 else PerTensor())
 
 
 def weight_granularity(node: gs.Node, index: int) -> Granularity:

@@ -182,3 +182,55 @@ def _vit_block(net: NetworkBuilder, x: str, *, tokens: int, heads: int, head_siz
     return net.node(
         "Add", x, net.linear(net.gelu(net.linear(norm(x), (dim, 4 * dim))), (4 * dim, dim))
     )
+
+
+def unet(size: int = 64) -> onnx.ModelProto:
+    """Three scales with skips (Ronneberger et al. 2015): each is pooled and concatenated."""
+    net = NetworkBuilder()
+    scales = net.constant(np.array([1, 1, 2, 2], np.float32))
+
+    def step(x: str, sizes: tuple[int, int]) -> str:
+        return net.node("Relu", net.conv(x, sizes))
+
+    def down(x: str) -> str:
+        return net.node("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2])
+
+    def up(x: str, skip: str) -> str:
+        return net.node("Concat", net.node("Resize", x, "", scales, mode="nearest"), skip, axis=1)
+
+    fine = step("x", (3, 16))
+    middle = step(down(fine), (16, 32))
+    coarse = step(down(middle), (32, 64))
+    x = step(up(step(up(coarse, middle), (96, 32)), fine), (48, 16))
+    return net.model((1, 3, size, size), net.conv(x, (16, 4), kernel=1))
+
+
+def densenet(size: int = 32, layers: int = 4) -> onnx.ModelProto:
+    """One dense block with norms before its Convs (Huang et al. 2016)."""
+    net = NetworkBuilder()
+
+    def norm(x: str, channels: int) -> str:
+        ones = [net.constant(np.ones(channels, np.float32)) for _ in range(4)]
+        return net.node("Relu", net.node("BatchNormalization", x, *ones))
+
+    x, channels = net.conv("x", (3, 16)), 16
+    for _ in range(layers):
+        y = net.node("Relu", net.conv(norm(x, channels), (channels, 32), kernel=1))
+        x, channels = net.node("Concat", x, net.conv(y, (32, 16)), axis=1), channels + 16
+    return net.model((1, 3, size, size), net.conv(norm(x, channels), (channels, 16), kernel=1))
+
+
+def inception(size: int = 32) -> onnx.ModelProto:
+    """Three branches, one of them pooled (Szegedy et al. 2014)."""
+    net = NetworkBuilder()
+
+    def step(x: str, sizes: tuple[int, int], kernel: int) -> str:
+        return net.node("Relu", net.conv(x, sizes, kernel=kernel))
+
+    x = step("x", (3, 64), 3)
+    for _ in range(2):
+        pooled = net.node("AveragePool", x, kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+        wide = step(step(x, (64, 32), 1), (32, 32), 3)
+        branches = step(x, (64, 16), 1), wide, step(pooled, (64, 16), 1)
+        x = net.node("Concat", *branches, axis=1)
+    return net.model((1, 3, size, size), net.conv(x, (64, 16), kernel=1))

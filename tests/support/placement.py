@@ -2,33 +2,62 @@
 
 from __future__ import annotations
 
-import onnx.parser
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
 import onnx.shape_inference
 
 from onnxqat.core.plan import QuantPlan
+from onnxqat.core.spec import Edge
 from onnxqat.graph import Graph, as_graph
 from onnxqat.placement import PlacementConfig, place
 from onnxqat.placement.explain import describe
+from onnxqat.placement.scene import Scene
+from tests.support.onnx_text import model_of
 
-HEADER = '<ir_version: 8, opset_import: ["": 17]>'
+Weights = Mapping[str, tuple[int, ...]]
+
+CONV = {"w": (8, 8, 3, 3)}
+"""Weights of a 3x3 Conv from 8 to 8 channels."""
 
 
-def text_graph(text: str) -> Graph:
-    """The graph of a text without the model header, shapes inferred."""
-    model = onnx.parser.parse_model(f"{HEADER}\n{text}")
-    onnx.checker.check_model(model)
+def graph_of(text: str, weights: Weights = CONV, **values: Any) -> Graph:
+    """The graph of a text, shapes inferred; nodes are named after their first output.
+
+    Args:
+        text: `name (inputs) => (outputs) { nodes }`.
+        weights: Name -> shape of float32 initializers, drawn at random.
+        **values: More initializers.
+    """
+    generator = np.random.default_rng(0)
+    drawn = {name: generator.standard_normal(s).astype(np.float32) for name, s in weights.items()}
+    model = model_of(text, **drawn, **values)
     return as_graph(onnx.shape_inference.infer_shapes(model, strict_mode=True))
 
 
-def plan_of(text: str, config: PlacementConfig | None = None) -> QuantPlan:
-    return place(text_graph(text), config=config or PlacementConfig())
+def plan_of(
+    text: str, weights: Weights = CONV, config: PlacementConfig | None = None, **values: Any
+) -> QuantPlan:
+    """The plan of a text, by the default config unless another is given."""
+    return place(graph_of(text, weights, **values), config=config or PlacementConfig())
 
 
-def placed(plan: QuantPlan) -> set[str]:
-    """Each placement as `tensor -> node[index]: format`."""
-    return {f"{x.edge}: {describe(plan, x)}" for x in plan.placements}
+def placed(plan: QuantPlan, node: str | None = None) -> set[str]:
+    """Each placement, or each of one node, as `tensor -> node[index]: format`."""
+    return {
+        f"{x.edge}: {describe(plan, x)}"
+        for x in plan.placements
+        if node is None or x.edge.node == node
+    }
 
 
-def skipped(plan: QuantPlan) -> dict[str, str]:
-    """Each skip as `tensor -> node[index]`, and its reason."""
-    return {str(x.edge): x.reason for x in plan.skips}
+def why_float(plan: QuantPlan, tensor: str, node: str, index: int = 0) -> str:
+    """The rule and the reason of the skip on an edge."""
+    skip = next(x for x in plan.skips if x.edge == Edge(tensor, node, index))
+    return f"{skip.rule}: {skip.reason}"
+
+
+def scene_of(text: str, weights: Weights = CONV, **values: Any) -> Scene:
+    """The scene of a text, with nothing decided."""
+    return Scene(graph_of(text, weights, **values), PlacementConfig())

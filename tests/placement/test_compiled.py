@@ -1,0 +1,227 @@
+"""What the TensorRT compiler makes of the plans: the referee of all rules.
+
+Scales do not change what is compiled, as long as those that a plan keeps apart are different: they
+are made up here. Bytes are of the activations that all kernels read and write, batch 1, for SM89.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+import pytest
+
+from onnxqat.core.calibration import Calibration, TensorRange
+from onnxqat.core.plan import Placement, QuantPlan
+from onnxqat.core.precision import Precision, node_precisions
+from onnxqat.core.spec import PerChannel, PerTensor, QuantDtype, QuantSpec
+from onnxqat.engine import Built, build, heavy_nodes
+from onnxqat.graph import Graph, as_graph, insert, load, prepare
+from onnxqat.placement import PlacementConfig, place
+from tests.support import networks
+from tests.support.assets import MODELS, WILD, needs_assets
+from tests.support.compile import needs_compiler
+from tests.support.placement import Weights, graph_of
+
+pytestmark = needs_compiler
+
+INT8 = QuantSpec(QuantDtype.INT8, PerTensor())
+RTX = PlacementConfig(profile="rtx")
+
+
+def made_up(graph: Graph, plan: QuantPlan) -> Calibration:
+    """Ranges that are equal only where the plan says so."""
+    tensors = graph.tensors()
+    ranges = {}
+    for number, (leader, names) in enumerate(plan.groups.items()):
+        granularity = plan.spec_of(leader).granularity
+        for name in names:
+            is_per_channel = isinstance(granularity, PerChannel)
+            count = tensors[name].shape[granularity.axis] if is_per_channel else 1
+            ranges.setdefault(name, TensorRange(name, (1 + number / 64,) * count, "max", 1))
+    return Calibration(tuple(ranges[name] for name in sorted(ranges)))
+
+
+def compiled(graph: Graph, plan: QuantPlan) -> tuple[Built, dict[str, Precision]]:
+    """The engine of a plan, and the precision that each Conv, Gemm and MatMul got."""
+    quantized = insert(graph, plan, made_up(graph, plan))
+    built = build(quantized, backend="rtx")
+    precisions = node_precisions(built.plan, heavy_nodes(quantized))
+    return built, {x.node: x.precision for x in precisions}
+
+
+def megabytes(graph: Graph, plan: QuantPlan) -> float:
+    """The activations that the engine of a plan moves, in MB."""
+    return compiled(graph, plan)[0].plan.activation_bytes / 1e6
+
+
+def unshared(plan: QuantPlan) -> QuantPlan:
+    """The plan with a scale of its own for each tensor."""
+    return QuantPlan(tuple(replace(x, spec=plan.spec_of(x.edge)) for x in plan.placements))
+
+
+@needs_assets
+@pytest.mark.parametrize(
+    ("model", "count", "bound"),
+    [
+        ("cifar10_resnet20", 20, 1.992),  # the best peer: 1.991
+        ("cifar10_resnet20_bn", 20, 1.992),
+        ("kwt1_speech_commands", 98, 8.702),  # the best peer: 8.70, with 74 or 98 in INT8
+        ("mobilenet_v1_0.75_224_bn", 28, 52.6),
+    ],
+)
+def test_all_of_a_pretrained_model_is_compiled_to_int8(
+    model: str, count: int, bound: float
+) -> None:
+    graph = prepare(load(MODELS / f"{model}.onnx"))
+    built, precisions = compiled(graph, place(graph))
+    assert list(precisions.values()) == [Precision.INT8] * count
+    assert built.plan.activation_bytes / 1e6 <= bound
+
+
+@needs_assets
+def test_four_bit_weights_in_an_int8_container_are_compiled_to_int8() -> None:
+    graph = prepare(load(MODELS / "cifar10_resnet20.onnx"))
+    precisions = compiled(graph, place(graph, config=PlacementConfig(format="w4a8")))[1]
+    assert list(precisions.values()) == [Precision.INT8] * 20
+
+
+@needs_assets
+@pytest.mark.parametrize(
+    "model",
+    [
+        path
+        for path in sorted(WILD.glob("*.onnx"))
+        if not path.stem.startswith(("dtln", "silero"))  # the compiler refuses their float files
+    ],
+    ids=lambda path: path.stem,
+)
+def test_what_the_plan_quantizes_in_other_peoples_files_is_compiled_to_int8(model: Path) -> None:
+    graph = prepare(load(model))
+    plan = place(graph)
+    precisions = compiled(graph, plan)[1]
+    wanted = {x.edge.node for x in plan.placements} & precisions.keys()
+    assert wanted
+    assert {precisions[node] for node in wanted} == {Precision.INT8}
+
+
+@pytest.mark.parametrize(
+    ("network", "count", "bound"),
+    [
+        (networks.resnet18, 21, 26.79),  # peers: 26.78
+        (networks.mobilenet_v2, 53, 90.34),  # peers: 90.34
+    ],
+    ids=["resnet18", "mobilenet_v2"],
+)
+def test_all_of_a_well_known_architecture_is_compiled_to_int8(
+    network: Callable[[], onnx.ModelProto], count: int, bound: float
+) -> None:
+    graph = prepare(as_graph(network()))
+    built, precisions = compiled(graph, place(graph))
+    assert list(precisions.values()) == [Precision.INT8] * count
+    assert built.plan.activation_bytes / 1e6 <= bound
+
+
+WEIGHT_SHAPES: Weights = {
+    "w1": (8, 8, 3), "deep": (8, 1, 3, 3), "grouped": (8, 4, 3, 3), "w": (8, 16), "wt": (16, 8),
+    "stack": (2, 8, 16), "left": (16, 8), "leftt": (8, 16), "leftstack": (2, 16, 8), "vector": (8,),
+    "one": (8, 1),
+}  # fmt: skip
+
+ALL_KINDS = """
+g (float[1,8,16] x1, float[1,8,16,16] x2, float[4,8] rows, float[8,4] columns, float[2,4,8] many,
+   float[2,8,4] turned) =>
+(float[a] y0, float[a] y1, float[a] y2, float[a] y3, float[a] y4, float[a] y5, float[a] y6,
+ float[a] y7, float[a] y8, float[a] y9, float[a] y10, float[a] y11, float[a] y12) {
+    y0 = Conv (x1, w1)
+    y1 = Conv <group = 8> (x2, deep)
+    y2 = Conv <group = 2> (x2, grouped)
+    y3 = Gemm (rows, w)
+    y4 = Gemm <transB = 1> (rows, wt)
+    y5 = Gemm <transA = 1> (columns, w)
+    y6 = Gemm (left, columns)
+    y7 = Gemm <transA = 1> (leftt, columns)
+    y8 = MatMul (many, w)
+    y9 = MatMul (many, stack)
+    y10 = MatMul (left, turned)
+    y11 = MatMul (leftstack, turned)
+    y12 = MatMul (rows, one)
+}"""
+
+
+def test_weights_of_all_kinds_on_either_side_are_compiled_to_int8() -> None:
+    ranks = ["a, b, c", *["a, b, c, d"] * 2, *["a, b"] * 5, *["a, b, c"] * 4, "a, b"]
+    text = ALL_KINDS
+    for number, rank in enumerate(ranks):
+        text = text.replace(f"float[a] y{number},", f"float[{rank}] y{number},")
+        text = text.replace(f"float[a] y{number})", f"float[{rank}] y{number})")
+    graph = graph_of(text, WEIGHT_SHAPES)
+    precisions = compiled(graph, place(graph))[1]
+    assert precisions == dict.fromkeys(precisions, Precision.INT8)
+    assert len(precisions) == len(ranks)
+
+
+TRANSPOSED = """g (float[1, 8, 16, 16] x) => (float[1, 8, 32, 32] y) {
+    y = ConvTranspose <strides = [2,2]> (x, w)
+}"""
+
+
+def test_rtx_runs_a_transposed_conv_in_float_so_that_its_profile_leaves_it_out() -> None:
+    graph = graph_of(TRANSPOSED, {"w": (8, 8, 2, 2)})
+    assert compiled(graph, place(graph))[1] == {"ConvTranspose_y": Precision.FP32}
+    assert not place(graph, config=RTX).placements
+
+
+def test_attention_of_several_heads_is_one_kernel_that_int8_scores_would_break() -> None:
+    graph = prepare(as_graph(networks.vit(tokens=98, heads=2, head_size=32)))
+    built, precisions = compiled(graph, place(graph))
+    assert list(precisions.values()) == [Precision.INT8] * 8
+    assert any("_mha_" in layer.name for layer in built.plan.layers)
+    broken = place(graph, config=PlacementConfig(attention_scores=True))
+    assert built.plan.activation_bytes / 1e6 < megabytes(graph, broken)
+
+
+def test_int8_scores_save_bytes_where_a_single_head_is_not_fused() -> None:
+    graph = prepare(as_graph(networks.vit(tokens=98, heads=1, head_size=32)))
+    stored = place(graph, config=PlacementConfig(attention_scores=False))
+    assert megabytes(graph, place(graph)) < megabytes(graph, stored)
+
+
+def test_int8_on_the_stream_of_a_pre_norm_transformer_would_save_no_byte() -> None:
+    graph = prepare(as_graph(networks.vit(blocks=2, tokens=98, heads=2, head_size=32)))
+    plan = place(graph)
+    stream = [x.edge for x in plan.skips if "stream between MatMuls" in x.reason]
+    assert stream
+    tempting = tuple(Placement(edge, INT8, "tempting", "it is a residual") for edge in stream)
+    assert megabytes(graph, plan) == megabytes(graph, QuantPlan(plan.placements + tempting))
+
+
+def dropped(plan: QuantPlan, rule: str) -> QuantPlan:
+    """The plan without what a rule placed, each tensor with a scale of its own."""
+    return QuantPlan(tuple(x for x in unshared(plan).placements if x.rule != rule))
+
+
+@pytest.mark.parametrize(
+    ("network", "change"),
+    [
+        (networks.unet, unshared),
+        (networks.inception, lambda plan: dropped(plan, "pool")),
+        (networks.densenet, lambda plan: dropped(plan, "preactivation")),
+    ],
+    ids=["shared scales in a U-Net", "INT8 pools in Inception", "INT8 norms in DenseNet"],
+)
+def test_a_rule_saves_a_seventh_of_the_bytes_where_it_is_needed(
+    network: Callable[[], onnx.ModelProto], change: Callable[[QuantPlan], QuantPlan]
+) -> None:
+    graph = prepare(as_graph(network()))
+    plan = place(graph)
+    assert megabytes(graph, plan) < 6 / 7 * megabytes(graph, change(plan))
+
+
+@needs_assets
+def test_float_skips_would_cost_resnet20_a_quarter_more_bytes() -> None:
+    graph = prepare(load(MODELS / "cifar10_resnet20.onnx"))
+    without_skips = place(graph, config=PlacementConfig(exclude_ops=("Add",)))
+    assert megabytes(graph, without_skips) > 1.25 * megabytes(graph, place(graph))

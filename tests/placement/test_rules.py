@@ -1,0 +1,330 @@
+"""Each rule on a graph that it is for, and on one that it leaves alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnxqat.placement import PlacementConfig
+from tests.support.placement import placed, plan_of, why_float
+
+IMAGE = "float[1, 8, 16, 16]"
+
+
+def describes_conv(source: str, node: str, weights: str = "w") -> set[str]:
+    """The two edges that every quantized Conv has."""
+    return {
+        f"{source} -> {node}[0]: int8 per tensor",
+        f"{weights} -> {node}[1]: int8 per channel 0",
+    }
+
+
+def test_a_conv_reads_data_per_tensor_and_weights_per_output_channel() -> None:
+    plan = plan_of(f"g ({IMAGE} x) => ({IMAGE} y) {{ y = Conv <pads = [1,1,1,1]> (x, w) }}")
+    assert placed(plan) == describes_conv("x", "Conv_y")
+
+
+def test_a_bias_stays_in_float() -> None:
+    text = f"g ({IMAGE} x) => ({IMAGE} y) {{ y = Conv <pads = [1,1,1,1]> (x, w, b) }}"
+    plan = plan_of(text, {"w": (8, 8, 3, 3), "b": (8,)})
+    assert "bias" in why_float(plan, "b", "Conv_y", 2)
+
+
+def test_a_conv_whose_weights_are_computed_stays_in_float_on_both_sides() -> None:
+    text = f"""g ({IMAGE} x, float[8, 8, 3, 3] v) => ({IMAGE} y) {{
+        u = Tanh (v)
+        y = Conv <pads = [1,1,1,1]> (x, u)
+    }}"""
+    plan = plan_of(text, {})
+    assert not plan.placements
+    assert "computed" in why_float(plan, "x", "Conv_y")
+    assert "computed" in why_float(plan, "u", "Conv_y", 1)
+
+
+def test_a_float16_conv_stays_in_float_because_scales_are_float32() -> None:
+    text = """g (float16[1, 8, 16, 16] x) => (float16[1, 8, 16, 16] y) {
+        y = Conv <pads = [1,1,1,1]> (x, w)
+    }"""
+    plan = plan_of(text, {}, w=np.zeros((8, 8, 3, 3), np.float16))
+    assert not plan.placements
+    assert "float32" in why_float(plan, "x", "Conv_y")
+
+
+@pytest.mark.parametrize(("profile", "count"), [("tensorrt", 2), ("rtx", 0)])
+def test_the_profile_decides_about_a_transposed_conv(profile: str, count: int) -> None:
+    text = f"g ({IMAGE} x) => (float[1, 4, 18, 18] y) {{ y = ConvTranspose (x, w) }}"
+    plan = plan_of(text, {"w": (8, 4, 3, 3)}, PlacementConfig(profile=profile))
+    assert len(plan.placements) == count
+
+
+def test_a_grouped_transposed_conv_stays_in_float() -> None:
+    text = f"g ({IMAGE} x) => (float[1, 8, 18, 18] y) {{ y = ConvTranspose <group = 2> (x, w) }}"
+    plan = plan_of(text, {"w": (8, 4, 3, 3)})
+    assert "grouped" in why_float(plan, "x", "ConvTranspose_y")
+
+
+def test_w4a8_gives_weights_four_bits_and_activations_eight() -> None:
+    text = f"g ({IMAGE} x) => ({IMAGE} y) {{ y = Conv <pads = [1,1,1,1]> (x, w) }}"
+    assert placed(plan_of(text, config=PlacementConfig(format="w4a8"))) == {
+        "x -> Conv_y[0]: int8 per tensor",
+        "w -> Conv_y[1]: int4_in_int8 per channel 0",
+    }
+
+
+ATTENTION = """
+g (float[1, {heads}, 49, 32] q, float[1, {heads}, 32, 49] k, float[1, {heads}, 49, 32] v)
+=> (float[1, {heads}, 49, 32] y) {{
+    scores = MatMul (q, k)
+    scaled = Mul (scores, scale)
+    weights = Softmax <axis = -1> (scaled)
+    y = MatMul (weights, v)
+}}"""
+
+
+def test_both_products_of_attention_read_int8_on_both_sides() -> None:
+    plan = plan_of(ATTENTION.format(heads=2), {}, scale=np.float32(0.2))
+    assert placed(plan) == {
+        "q -> MatMul_scores[0]: int8 per tensor",
+        "k -> MatMul_scores[1]: int8 per tensor",
+        "weights -> MatMul_y[0]: int8 per tensor",
+        "v -> MatMul_y[1]: int8 per tensor",
+    }
+
+
+def test_the_scale_of_attention_and_its_softmax_are_not_quantized() -> None:
+    plan = plan_of(ATTENTION.format(heads=2), {}, scale=np.float32(0.2))
+    assert "pointwise" in why_float(plan, "scores", "Mul_scaled")
+    assert "exponentials" in why_float(plan, "scaled", "Softmax_weights")
+
+
+def test_the_scores_of_a_single_head_are_stored_in_int8() -> None:
+    plan = plan_of(ATTENTION.format(heads=1), {}, scale=np.float32(0.2))
+    assert placed(plan, "Mul_scaled") == {"scores -> Mul_scaled[0]: int8 per tensor"}
+
+
+@pytest.mark.parametrize(("heads", "wanted"), [(1, False), (2, True)])
+def test_the_user_may_decide_about_attention_scores(heads: int, wanted: bool) -> None:
+    config = PlacementConfig(attention_scores=wanted)
+    plan = plan_of(ATTENTION.format(heads=heads), {}, config, scale=np.float32(0.2))
+    assert bool(placed(plan, "Mul_scaled")) == wanted
+
+
+def test_a_product_of_integers_is_left_alone() -> None:
+    text = "g (int32[4, 4] a, int32[4, 4] b) => (int32[4, 4] y) { y = MatMul (a, b) }"
+    plan = plan_of(text, {})
+    assert not plan.placements
+    assert "not float32" in why_float(plan, "a", "MatMul_y")
+
+
+BLOCK = f"""g ({IMAGE} x) => ({IMAGE} y) {{
+    a = Conv <pads = [1,1,1,1]> (x, w)
+    b = Relu (a)
+    c = Conv <pads = [1,1,1,1]> (b, w)
+    d = Relu (c)
+    e = Conv <pads = [1,1,1,1]> (d, w)
+    s = Add (b, e)
+    y = Relu (s)
+}}"""
+
+
+def test_the_skip_of_a_residual_is_read_in_int8_and_the_conv_branch_stays_bare() -> None:
+    plan = plan_of(BLOCK)
+    assert placed(plan, "Add_s") == {"b -> Add_s[0]: int8 per tensor"}
+    assert "fuses" in why_float(plan, "e", "Add_s", 1)
+
+
+def test_of_two_conv_branches_the_one_computed_last_stays_bare() -> None:
+    text = f"""g ({IMAGE} x) => ({IMAGE} y) {{
+        short = Conv <pads = [1,1,1,1]> (x, w)
+        a = Conv <pads = [1,1,1,1]> (x, w)
+        b = Relu (a)
+        long = Conv <pads = [1,1,1,1]> (b, w)
+        s = Add (long, short)
+        y = Relu (s)
+    }}"""
+    plan = plan_of(text)
+    assert placed(plan, "Add_s") == {"short -> Add_s[1]: int8 per tensor"}
+    assert "fuses" in why_float(plan, "long", "Add_s", 0)
+
+
+def test_a_conv_that_others_read_too_is_no_bare_branch() -> None:
+    text = f"""g ({IMAGE} x) => ({IMAGE} y, {IMAGE} e) {{
+        a = Conv <pads = [1,1,1,1]> (x, w)
+        b = Relu (a)
+        e = Conv <pads = [1,1,1,1]> (b, w)
+        y = Add (b, e)
+    }}"""
+    assert placed(plan_of(text), "Add_y") == {
+        "b -> Add_y[0]: int8 per tensor",
+        "e -> Add_y[1]: int8 per tensor",
+    }
+
+
+def test_without_a_conv_branch_all_inputs_are_read_in_int8() -> None:
+    text = f"""g ({IMAGE} x) => ({IMAGE} y) {{
+        a = Conv <pads = [1,1,1,1]> (x, w)
+        b = Relu (a)
+        c = Conv <pads = [1,1,1,1]> (b, w)
+        d = Relu (c)
+        y = Add (b, d)
+    }}"""
+    assert placed(plan_of(text), "Add_y") == {
+        "b -> Add_y[0]: int8 per tensor",
+        "d -> Add_y[1]: int8 per tensor",
+    }
+
+
+def test_a_sum_with_a_constant_is_no_residual() -> None:
+    text = f"""g ({IMAGE} x) => ({IMAGE} y) {{
+        a = Conv <pads = [1,1,1,1]> (x, w)
+        y = Add (a, c)
+    }}"""
+    plan = plan_of(text, {"w": (8, 8, 3, 3), "c": (8, 1, 1)})
+    assert not placed(plan, "Add_y")
+    assert "no residual" in why_float(plan, "a", "Add_y")
+
+
+def test_the_sum_inside_gelu_is_no_residual() -> None:
+    text = """g (float[4, 8] x) => (float[4, 8] y) {
+        a = MatMul (x, w)
+        square = Mul (a, a)
+        cube = Mul (square, a)
+        s = Add (a, cube)
+        y = Tanh (s)
+    }"""
+    assert not placed(plan_of(text, {"w": (8, 8)}), "Add_s")
+
+
+def test_the_mask_of_attention_is_no_residual() -> None:
+    text = """g (float[1, 2, 9, 8] q, float[1, 2, 8, 9] k, float[1, 2, 9, 8] m)
+    => (float[1, 2, 9, 9] y) {
+        scores = MatMul (q, k)
+        bias = MatMul (m, w)
+        masked = Add (scores, bias)
+        y = Softmax <axis = -1> (masked)
+    }"""
+    assert not placed(plan_of(text, {"w": (8, 9)}), "Add_masked")
+
+
+def test_a_residual_of_convs_in_float_stays_in_float() -> None:
+    plan = plan_of(BLOCK, config=PlacementConfig(exclude_ops=("Conv",)))
+    assert not plan.placements
+
+
+NORM = {"w": (8, 8), "scale": (8,), "bias": (8,)}
+
+
+def test_a_post_norm_transformer_stores_its_stream_once_in_int8() -> None:
+    text = """g (float[4, 8] x) => (float[4, 8] y) {
+        a = MatMul (x, w)
+        n = LayerNormalization (a, scale, bias)
+        b = MatMul (n, w)
+        s = Add (n, b)
+        y = LayerNormalization (s, scale, bias)
+    }"""
+    assert placed(plan_of(text, NORM), "Add_s") == {"n -> Add_s[0]: int8 per tensor"}
+
+
+def test_a_pre_norm_transformer_keeps_its_stream_in_float() -> None:
+    text = """g (float[4, 8] x) => (float[4, 8] y) {
+        a = MatMul (x, w)
+        n = LayerNormalization (a, scale, bias)
+        b = MatMul (n, w)
+        y = Add (a, b)
+    }"""
+    plan = plan_of(text, NORM)
+    assert not placed(plan, "Add_y")
+    assert "stream between MatMuls" in why_float(plan, "a", "Add_y")
+
+
+def test_an_average_pool_between_convs_reads_and_writes_int8() -> None:
+    text = f"""g ({IMAGE} x) => (float[1, 64] y) {{
+        a = Conv <pads = [1,1,1,1]> (x, w)
+        b = Relu (a)
+        p = AveragePool <kernel_shape = [8,8], strides = [8,8]> (b)
+        f = Flatten (p)
+        y = Gemm <transB = 1> (f, v)
+    }}"""
+    plan = plan_of(text, {"w": (8, 8, 3, 3), "v": (64, 32)})
+    assert placed(plan, "AveragePool_p") == {"b -> AveragePool_p[0]: int8 per tensor"}
+    assert placed(plan, "Flatten_f") == {"p -> Flatten_f[0]: int8 per tensor"}
+
+
+def test_a_pool_that_no_int8_kernel_reads_stays_in_float() -> None:
+    text = f"""g ({IMAGE} x) => (float[1, 8, 2, 2] y) {{
+        a = Conv <pads = [1,1,1,1]> (x, w)
+        p = AveragePool <kernel_shape = [8,8], strides = [8,8]> (a)
+        y = Sigmoid (p)
+    }}"""
+    plan = plan_of(text)
+    assert not placed(plan, "AveragePool_p")
+    assert "gains nothing" in why_float(plan, "a", "AveragePool_p")
+
+
+def test_a_pool_at_a_graph_output_stays_in_float() -> None:
+    text = f"""g ({IMAGE} x) => (float[1, 8, 2, 2] y, float[1, 8, 2, 2] p) {{
+        a = Conv <pads = [1,1,1,1]> (x, w)
+        p = AveragePool <kernel_shape = [8,8], strides = [8,8]> (a)
+        y = Conv <pads = [1,1,1,1]> (p, w)
+    }}"""
+    assert not placed(plan_of(text), "AveragePool_p")
+
+
+NORMED = {"w": (8, 8, 3, 3), "s": (8,), "b": (8,), "m": (8,), "v": (8,)}
+
+
+def test_a_norm_before_its_conv_reads_int8() -> None:
+    text = f"""g ({IMAGE} x) => ({IMAGE} y) {{
+        a = Conv <pads = [1,1,1,1]> (x, w)
+        r = Relu (a)
+        n = BatchNormalization (r, s, b, m, v)
+        y = Conv <pads = [1,1,1,1]> (n, w)
+    }}"""
+    plan = plan_of(text, NORMED)
+    assert placed(plan, "BatchNormalization_n") == {"r -> BatchNormalization_n[0]: int8 per tensor"}
+
+
+def test_a_norm_behind_its_conv_reads_the_conv_as_it_is() -> None:
+    text = f"""g ({IMAGE} x) => ({IMAGE} y) {{
+        a = Conv <pads = [1,1,1,1]> (x, w)
+        n = BatchNormalization (a, s, b, m, v)
+        y = Conv <pads = [1,1,1,1]> (n, w)
+    }}"""
+    plan = plan_of(text, NORMED)
+    assert "P13" in why_float(plan, "a", "BatchNormalization_n")
+    assert not placed(plan, "BatchNormalization_n")
+
+
+def test_an_activation_function_is_not_cut_off_from_its_conv() -> None:
+    text = f"""g ({IMAGE} x) => ({IMAGE} y) {{
+        a = Conv <pads = [1,1,1,1]> (x, w)
+        g = Sigmoid (a)
+        silu = Mul (a, g)
+        y = Conv <pads = [1,1,1,1]> (silu, w)
+    }}"""
+    assert placed(plan_of(text)) == describes_conv("x", "Conv_a") | describes_conv("silu", "Conv_y")
+
+
+def test_graph_outputs_carry_no_qdq() -> None:
+    plan = plan_of(BLOCK)
+    assert all(x.edge.tensor != "y" for x in plan.placements)
+
+
+def test_a_recurrence_stays_in_float_with_a_reason() -> None:
+    text = """g (float[5, 1, 4] x) => (float[5, 1, 1, 3] y) {
+        y = LSTM <hidden_size = 3> (x, w, r)
+    }"""
+    plan = plan_of(text, {"w": (1, 12, 4), "r": (1, 12, 3)})
+    assert "recurrence" in why_float(plan, "x", "LSTM_y")
+
+
+def test_a_node_with_subgraphs_stays_in_float_and_says_what_is_in_it() -> None:
+    text = f"""g (bool c, {IMAGE} x) => ({IMAGE} y) {{
+        y = If (c) <
+            then_branch = t () => ({IMAGE} u) {{ u = Conv <pads = [1,1,1,1]> (x, w) }},
+            else_branch = e () => ({IMAGE} u) {{ u = Relu (x) }}
+        >
+    }}"""
+    plan = plan_of(text)
+    assert not plan.placements
+    assert "1 Conv" in why_float(plan, "c", "If_y")
