@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,15 @@ NEVER_FOLDED = frozenset(
     )
 )  # fmt: skip
 
+GROWING = frozenset(("ConstantOfShape", "Expand", "Tile", "Range", "EyeLike", "OneHot"))
+"""Operators whose result may have any size: folded only where that size was inferred."""
+
+_CONSTANT_DTYPES: dict[str, Any] = {
+    "value_float": np.float32, "value_floats": np.float32, "value_int": np.int64,
+    "value_ints": np.int64, "value_string": object, "value_strings": object,
+}  # fmt: skip
+"""What the attributes of Constant hold, besides `value`."""
+
 
 def lower_constants(graph: Graph) -> Iterator[Change]:
     """Constant nodes become initializers under the name of their output."""
@@ -57,11 +66,9 @@ def _constant_node_value(node: gs.Node) -> NDArray[Any] | None:
     kind, value = next(iter(node.attrs.items()))
     if kind == "value":
         return constant_value(value) if isinstance(value, gs.Constant) else None
-    dtype = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64,
-             "value_ints": np.int64, "value_string": object, "value_strings": object}  # fmt: skip
-    if kind not in dtype or isinstance(value, AttributeProto | gs.Node.AttributeRef):
+    if kind not in _CONSTANT_DTYPES or isinstance(value, AttributeProto | gs.Node.AttributeRef):
         return None
-    return np.asarray(value, dtype[kind])
+    return np.asarray(value, _CONSTANT_DTYPES[kind])
 
 
 def fold_constants(graph: Graph) -> Iterator[Change]:
@@ -69,12 +76,12 @@ def fold_constants(graph: Graph) -> Iterator[Change]:
     for inner in all_graphs(graph):
         folded = []
         for node in inner.nodes:
-            results = _results(inner, node, graph)
+            results = _results(inner, node, graph.opset)
             if results is None:
                 continue
-            for tensor, values in zip(node.outputs, results, strict=True):
+            for tensor in node.outputs:
                 if not tensor.is_empty():
-                    make_constant(tensor, values)
+                    make_constant(tensor, results[tensor.name])
             folded.append(node)
             yield Change(
                 "fold constant", node.name, f"{node.op} of constants became '{_outputs(node)}'"
@@ -86,21 +93,18 @@ def _outputs(node: gs.Node) -> str:
     return "', '".join(tensor.name for tensor in node.outputs if tensor.name)
 
 
-def _results(inner: gs.Graph, node: gs.Node, graph: Graph) -> Sequence[NDArray[Any]] | None:
-    """The outputs of a node, if they are constant, of bearable size, and computable."""
+def _results(inner: gs.Graph, node: gs.Node, opset: int) -> dict[str, NDArray[Any]] | None:
+    """The outputs of a node by name, if they are constant, of bearable size, and computable."""
     if not _is_foldable(inner, node):
         return None
-    inputs = [None if t.is_empty() else constant_value(t) for t in node.inputs]
-    given = sum(array.nbytes for array in inputs if array is not None)
-    if not _is_bearable(node, given + FOLD_LIMIT):
+    limit = FOLD_LIMIT + sum(tensor._values.nbytes for tensor in node.inputs if tensor.name)
+    if not _is_bearable(node, limit):
         return None
     try:
-        results = evaluate(node, graph)
+        results = evaluate(node, opset)
     except Exception:  # noqa: BLE001 - the evaluator raises anything; the node then simply stays
         return None
-    if sum(array.nbytes for array in results) > given + FOLD_LIMIT:
-        return None
-    return results
+    return results if sum(array.nbytes for array in results.values()) <= limit else None
 
 
 def _is_foldable(inner: gs.Graph, node: gs.Node) -> bool:
@@ -115,36 +119,51 @@ def _is_foldable(inner: gs.Graph, node: gs.Node) -> bool:
 
 
 def _is_bearable(node: gs.Node, limit: int) -> bool:
-    """Whether the inferred sizes allow the fold; sizes not inferred are small or judged after."""
-    for tensor in node.outputs:
-        shape, dtype = getattr(tensor, "shape", None), getattr(tensor, "dtype", None)
-        if shape is None or not all(isinstance(dim, int) for dim in shape):
-            if node.op in ("ConstantOfShape", "Expand", "Tile", "Range", "EyeLike", "OneHot"):
-                return False
-            continue
-        itemsize = 8 if dtype is None else np.dtype(dtype).itemsize
-        if int(np.prod(shape, dtype=np.float64)) * itemsize > limit:
-            return False
-    return True
+    """Whether the inferred sizes allow to compute the outputs at all."""
+    return all(_fits(node, tensor, limit) for tensor in node.outputs if not tensor.is_empty())
 
 
-def evaluate(node: gs.Node, graph: Graph) -> list[NDArray[Any]]:
-    """The outputs of a node whose inputs are all constants, by ONNX's reference evaluator."""
+def _fits(node: gs.Node, tensor: gs.Variable, limit: int) -> bool:
+    if tensor.shape is None or not all(isinstance(dim, int) for dim in tensor.shape):
+        return node.op not in GROWING
+    itemsize = 8 if tensor.dtype is None else np.dtype(tensor.dtype).itemsize
+    return float(np.prod(tensor.shape, dtype=np.float64)) * itemsize <= limit
+
+
+def evaluate(node: gs.Node, opset: int) -> dict[str, NDArray[Any]]:
+    """The outputs, by name, of a node that reads constants only, by ONNX's reference evaluator.
+
+    Raises:
+        Exception: Anything, where the evaluator does not know the operator or its attributes.
+    """
     from onnx.reference import ReferenceEvaluator
 
-    outputs = [gs.Variable(t.name) for t in node.outputs]
-    inputs = [gs.Variable.empty() if t.is_empty() else gs.Variable(t.name) for t in node.inputs]
-    alone = gs.Node(node.op, node.name, dict(node.attrs), inputs, outputs, node.domain)
-    named = [tensor for tensor in outputs if tensor.name]
-    model = export_model(
-        gs.Graph([alone], inputs=[], outputs=named, opset=graph.opset), tensor_proto
-    )
     feeds = {t.name: constant_value(t) for t in node.inputs if not t.is_empty()}
-    for name in feeds:
-        model.graph.input.append(onnx.helper.make_empty_tensor_value_info(name))
-    values = iter(ReferenceEvaluator(model).run(None, feeds))
-    results = [np.asarray(next(values)) if tensor.name else np.empty(0) for tensor in outputs]
-    for tensor, result in zip(node.outputs, results, strict=True):
-        if tensor.dtype is not None and tensor.name and result.dtype != tensor.dtype:
-            raise TypeError(f"{node.op} gave {result.dtype}, inference says {tensor.dtype}")
-    return results
+    named = [tensor for tensor in node.outputs if not tensor.is_empty()]
+    with np.errstate(all="ignore"):  # infinities and NaN are the graph's own business
+        values = ReferenceEvaluator(_model_of(node, opset)).run(None, feeds)
+    for tensor, value in zip(named, values, strict=True):
+        _check_type(node, tensor, value)
+    return {tensor.name: np.asarray(value) for tensor, value in zip(named, values, strict=True)}
+
+
+def _model_of(node: gs.Node, opset: int) -> onnx.ModelProto:
+    """A model of one node, whose constants are inputs: they need not be copied into it."""
+    inputs = [gs.Variable(tensor.name) for tensor in node.inputs]
+    outputs = [gs.Variable(tensor.name) for tensor in node.outputs]
+    alone = gs.Node(node.op, node.name, dict(node.attrs), inputs, outputs, node.domain)
+    graph = gs.Graph(
+        [alone],
+        inputs=[tensor for tensor in inputs if tensor.name],
+        outputs=[tensor for tensor in outputs if tensor.name],
+        opset=opset,
+    )
+    return export_model(graph, tensor_proto)
+
+
+def _check_type(node: gs.Node, tensor: gs.Variable, value: Any) -> None:
+    """Only an array of the inferred type becomes an initializer: no sequence, nothing optional."""
+    if not isinstance(value, np.ndarray | np.generic):
+        raise TypeError(f"{node.op} gave no array")
+    if tensor.dtype is not None and value.dtype != tensor.dtype:
+        raise TypeError(f"{node.op} gave {value.dtype}, inference says {tensor.dtype}")
