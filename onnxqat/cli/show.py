@@ -12,12 +12,12 @@ from onnxqat.core.codec import encode
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from rich.console import RenderableType
+    from rich.console import Console, RenderableType
 
     from onnxqat.graph import Change
 
 PIPE_WIDTH = 200
-"""Columns when stdout is no terminal: a table in a log should not be folded at 80."""
+"""Columns when the output is no terminal: a table in a log should not be folded at 80."""
 
 
 def result(value: Any, *, as_json: bool, table: RenderableType) -> None:
@@ -26,12 +26,16 @@ def result(value: Any, *, as_json: bool, table: RenderableType) -> None:
         json.dump(encode(value), sys.stdout, indent=2)
         sys.stdout.write("\n")
         return
+    _console(stderr=False).print(table)
+
+
+def _console(*, stderr: bool) -> Console:
     from rich.console import Console
 
-    console = Console(highlight=False)
+    console = Console(stderr=stderr, highlight=False)
     if not console.is_terminal:
         console.width = PIPE_WIDTH
-    console.print(table)
+    return console
 
 
 def log(line: str) -> None:
@@ -47,6 +51,4 @@ def changes(made: Iterable[Change]) -> None:
 
 def to_stderr(table: RenderableType) -> None:
     """Something for a person beside the result."""
-    from rich.console import Console
-
-    Console(stderr=True, highlight=False).print(table)
+    _console(stderr=True).print(table)
