@@ -15,19 +15,17 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from onnxqat.core.engine_plan import dense_bytes
 from onnxqat.core.errors import ModelError
 from onnxqat.graph.exporter import tensor_proto
 from onnxqat.graph.importer import read_inline
-from onnxqat.graph.stream import raw_bytes, tensor_head
+from onnxqat.graph.stream import PACKED_BITS, raw_bytes, tensor_head
 
 ALIGNMENT = 4096
 """Tensors start at multiples of a memory page, so that runtimes can map them."""
 
 INLINE_BELOW = 1024
 """Bytes under which a tensor stays in the model file: shapes and scales are wanted there."""
-
-_PACKED = {TensorProto.UINT4, TensorProto.INT4, TensorProto.FLOAT4E2M1}
-"""Types of which two elements share a byte."""
 
 
 class ExternalReader:
@@ -74,15 +72,31 @@ class ExternalReader:
 
 
 def _map(tensor: TensorProto, file: Path, entries: dict[str, str]) -> NDArray[Any]:
-    count = prod(tensor.dims)
-    dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    needed = (count + 1) // 2 if tensor.data_type in _PACKED else count * dtype.itemsize
+    shape, dtype = tuple(tensor.dims), helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    offset = _offset(tensor, file, entries)
+    if tensor.data_type in PACKED_BITS:
+        return _unpack(tensor, file, offset)
+    if prod(shape) == 0:
+        return np.zeros(shape, dtype)
+    if offset % dtype.itemsize:  # nothing promises alignment, and torch wants it
+        flat = np.fromfile(file, dtype, prod(shape), offset=offset)
+        flat.flags.writeable = False
+        return flat.reshape(shape)
+    return np.memmap(file, dtype, "r", offset, shape)
+
+
+def _offset(tensor: TensorProto, file: Path, entries: dict[str, str]) -> int:
+    """Where the tensor begins in the file, which holds all of it.
+
+    Raises:
+        ModelError: It does not.
+    """
+    needed, size = _nbytes(tensor), file.stat().st_size
     try:
         offset = int(entries.get("offset") or 0)
         length = int(entries.get("length") or needed)
     except ValueError:
         offset, length = -1, -1
-    size = file.stat().st_size
     if length != needed or offset < 0 or offset + needed > size:
         raise ModelError(
             f"external data does not fit: bytes {offset} to {offset + length} of '{file.name}' "
@@ -90,23 +104,21 @@ def _map(tensor: TensorProto, file: Path, entries: dict[str, str]) -> NDArray[An
             tensor=tensor.name,
             fix="copy the data file again (it may be truncated), or export the model again",
         )
-    if tensor.data_type in _PACKED:
-        return _unpack(tensor, file, offset, needed)
-    if count == 0:
-        return np.zeros(tuple(tensor.dims), dtype)
-    if offset % dtype.itemsize:  # nothing promises alignment, and torch wants it
-        flat = np.fromfile(file, dtype, count, offset=offset)
-        flat.flags.writeable = False
-        return flat.reshape(tuple(tensor.dims))
-    return np.memmap(file, dtype, "r", offset, tuple(tensor.dims))
+    return offset
 
 
-def _unpack(tensor: TensorProto, file: Path, offset: int, length: int) -> NDArray[Any]:
-    """Two elements a byte: numpy has no such layout, so this one is read now."""
+def _nbytes(tensor: TensorProto) -> int:
+    dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    bits = PACKED_BITS.get(tensor.data_type, 8 * dtype.itemsize)
+    return dense_bytes(tuple(tensor.dims), bits)
+
+
+def _unpack(tensor: TensorProto, file: Path, offset: int) -> NDArray[Any]:
+    """Elements that share a byte: numpy has no such layout, so this tensor is read now."""
     with file.open("rb") as stream:
         stream.seek(offset)
         inline = TensorProto(data_type=tensor.data_type, dims=tensor.dims, name=tensor.name)
-        inline.raw_data = stream.read(length)
+        inline.raw_data = stream.read(_nbytes(tensor))
     return read_inline(inline)
 
 

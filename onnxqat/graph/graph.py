@@ -20,7 +20,7 @@ class Graph(gs.Graph):  # type: ignore[misc]
 
     Attributes:
         shell: The model without its graph: domain, model version, doc string, functions, training
-            info. Its fields are the file's; read only. None in a subgraph.
+            info. Its fields are the file's; read only. Empty in a subgraph.
         graph_shell: The graph without nodes and tensors: quantization annotations, metadata, and
             the value infos that describe no variable. Read only.
         metadata: The model's metadata_props.
@@ -76,7 +76,8 @@ def copy_tensor(tensor: gs.Tensor) -> gs.Tensor:
     if isinstance(tensor, gs.Constant):
         copy = gs.Constant(tensor.name, tensor._values)  # .values would load lazy ones
     else:
-        copy = gs.Variable(tensor.name, tensor.dtype, tensor.shape, tensor.type)
+        shape = None if tensor.shape is None else list(tensor.shape)
+        copy = gs.Variable(tensor.name, tensor.dtype, shape, tensor.type)
     return _carry_over(tensor, copy)
 
 
@@ -105,19 +106,21 @@ def _copy_graph(graph: gs.Graph, copies: _Copies) -> Graph:
 
 
 def _copy_node(node: gs.Node, copies: _Copies) -> gs.Node:
-    attrs = {
-        name: _copy_graph(value, copies) if isinstance(value, gs.Graph) else value
-        for name, value in node.attrs.items()
-    }
     copy = gs.Node(
         node.op,
         node.name,
-        attrs,
+        {name: _copy_value(value, copies) for name, value in node.attrs.items()},
         inputs=[copies.of(tensor) for tensor in node.inputs],
         outputs=[copies.of(tensor) for tensor in node.outputs],
         domain=node.domain,
     )
     return _carry_over(node, copy)
+
+
+def _copy_value(value: Any, copies: _Copies) -> Any:
+    if isinstance(value, gs.Graph):
+        return _copy_graph(value, copies)
+    return list(value) if isinstance(value, list) else value
 
 
 def _carry_over(source: Any, target: Any) -> Any:

@@ -12,7 +12,6 @@ from onnx_graphsurgeon.ir.tensor import SparseValues
 from onnxqat.core.errors import ModelError
 from onnxqat.core.signature import InputSpec
 from onnxqat.core.spec import Edge
-from onnxqat.graph.graph import subgraphs
 
 
 def producer(tensor: gs.Tensor) -> gs.Node | None:
@@ -111,8 +110,3 @@ def _input_spec(tensor: gs.Variable) -> InputSpec:
     # Some exporters write -1 for a dimension that is not fixed.
     shape = tuple(None if isinstance(d, int) and d < 0 else d for d in tensor.shape)
     return InputSpec(tensor.name, np.dtype(tensor.dtype).name, shape)
-
-
-def has_subgraphs(node: gs.Node) -> bool:
-    """Whether a node holds graphs of its own: If, Loop, Scan."""
-    return any(True for _ in subgraphs(node))

@@ -20,6 +20,13 @@ from onnxqat.graph.exporter import export_model, tensor_proto
 from onnxqat.graph.graph import carried
 from onnxqat.graph.wire import bytes_header
 
+PACKED_BITS = {
+    getattr(TensorProto, name): bits
+    for name, bits in {"UINT4": 4, "INT4": 4, "FLOAT4E2M1": 4, "UINT2": 2, "INT2": 2}.items()
+    if hasattr(TensorProto, name)  # onnx learnt them one by one
+}
+"""Types of which several elements share a byte, and an element's bits."""
+
 _GRAPH = onnx.ModelProto.DESCRIPTOR.fields_by_name["graph"].number
 _INITIALIZER = onnx.GraphProto.DESCRIPTOR.fields_by_name["initializer"].number
 _RAW_DATA = TensorProto.DESCRIPTOR.fields_by_name["raw_data"].number
@@ -48,10 +55,13 @@ def raw_bytes(constant: gs.Constant) -> NDArray[np.uint8] | None:
     None for types that are packed, or are no numbers: `tensor_proto` writes those.
     """
     values = constant._values
-    if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiubc":
+    if not isinstance(values, np.ndarray) or values.dtype.kind in "OSUM":
         return None
-    little = values.astype(values.dtype.newbyteorder("<"), copy=False)
-    return np.ascontiguousarray(little).reshape(-1).view(np.uint8)
+    if helper.np_dtype_to_tensor_dtype(values.dtype) in PACKED_BITS:
+        return None
+    if values.dtype.kind in "fiuc":
+        values = values.astype(values.dtype.newbyteorder("<"), copy=False)
+    return np.ascontiguousarray(values).reshape(-1).view(np.uint8)
 
 
 def tensor_head(constant: gs.Constant) -> TensorProto:

@@ -258,6 +258,21 @@ def test_a_model_may_be_saved_over_the_files_that_it_was_loaded_from(tmp_path: P
     np.testing.assert_array_equal(load(tmp_path / "model.onnx").nodes[0].inputs[1].values, WEIGHT)
 
 
+@pytest.mark.parametrize("kind", [TensorProto.BFLOAT16, TensorProto.FLOAT8E4M3FN, TensorProto.INT4])
+def test_weights_of_any_type_survive_in_a_file_of_their_own(tmp_path: Path, kind: int) -> None:
+    model = model_of("net (float[1] x) => (float[1] y) { y = Relu (x) }", opset=21, ir=10)
+    model.graph.initializer.append(helper.make_tensor("w", kind, [3, 801], [1, 2, 3] * 801))
+    graph = as_graph(model)
+    graph.has_external_data = True
+
+    save(graph, tmp_path / "out.onnx")
+
+    (tensor,) = onnx.load(tmp_path / "out.onnx").graph.initializer
+    expected = numpy_helper.to_array(model.graph.initializer[0])
+    np.testing.assert_array_equal(numpy_helper.to_array(tensor), expected)
+    assert structural_diff(graph, load(tmp_path / "out.onnx")) == ()
+
+
 def test_packed_external_data_survives(tmp_path: Path) -> None:
     model = model_of("net (float[1] x) => (float[1] y) { y = Relu (x) }", opset=21, ir=10)
     packed = helper.make_tensor("codes", TensorProto.INT4, [5], [1, -8, 7, 0, 3])
