@@ -13,6 +13,7 @@ from onnx import AttributeProto, TensorProto, ValueInfoProto, defs, helper, nump
 from onnx_graphsurgeon.exporters import onnx_exporter as gs_exporter
 from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 
+from onnxqat.core.errors import ModelError
 from onnxqat.graph.graph import Graph, all_nodes, carried, is_onnx, tensors_of
 from onnxqat.graph.importer import type_of
 
@@ -64,10 +65,19 @@ def tensor_proto(constant: gs.Constant) -> TensorProto:
 
 
 def constants_of(graph: gs.Graph) -> list[gs.Constant]:
-    """The constants that a graph names or holds: the file's in its order, then by first use."""
+    """The constants that a graph names or holds: the file's in its order, then by first use.
+
+    Raises:
+        ModelError: Two different constants have one name.
+    """
+    found: dict[str, gs.Constant] = {}
+    for tensor in tensors_of(graph):
+        if isinstance(tensor, gs.Constant):
+            same = found.setdefault(tensor.name, tensor)
+            if same is not tensor and same._values is not tensor._values:
+                raise ModelError("two different initializers have one name", tensor=tensor.name)
     kept = graph.initializer_order if isinstance(graph, Graph) else ()
     order = {name: i for i, name in enumerate(kept)}
-    found = {tensor.name: tensor for tensor in tensors_of(graph) if isinstance(tensor, gs.Constant)}
     return sorted(found.values(), key=lambda constant: order.get(constant.name, len(order)))
 
 

@@ -199,15 +199,9 @@ def _calibration(plan: QuantPlan, stored: Calibration, found: _Found) -> Calibra
     """The stored ranges where the scales in the file are still theirs, else what these say."""
     ranges = dict(stored.by_tensor)
     readings = found.by_tensor()
-    dtypes = {edge.tensor: plan.spec_of(edge).dtype for edge in plan.by_edge}
-    for tensor, dtype in dtypes.items():
+    for tensor, dtype in {edge.tensor: plan.spec_of(edge).dtype for edge in plan.by_edge}.items():
         ranges[tensor] = _range(tensor, readings[tensor], dtype, ranges.get(tensor))
-    quantized_only = {t: r for t, r in ranges.items() if t in dtypes or _is_whole(stored, plan)}
-    return Calibration(tuple(quantized_only[t] for t in sorted(quantized_only)))
-
-
-def _is_whole(stored: Calibration, plan: QuantPlan) -> bool:
-    return all(edge.tensor in stored.by_tensor for edge in plan.by_edge)
+    return Calibration(tuple(ranges[tensor] for tensor in sorted(ranges)))
 
 
 def _range(

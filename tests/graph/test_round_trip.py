@@ -268,6 +268,14 @@ def test_a_constant_that_two_branches_share_is_written_once() -> None:
     assert [len(branch.initializer) for branch in branches] == [0, 0]
 
 
+def test_two_constants_of_one_name_are_refused_instead_of_one_being_lost() -> None:
+    graph = as_graph(plain())
+    graph.nodes[0].inputs[0] = gs.Constant("w", np.float32([3, 4]))
+
+    with pytest.raises(ModelError, match="one name"):
+        to_model(graph)
+
+
 def test_a_changed_shape_is_written_with_the_new_shape() -> None:
     graph = as_graph(plain())
 
