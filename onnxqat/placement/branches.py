@@ -7,7 +7,13 @@ from collections.abc import Callable, Iterator
 import onnx_graphsurgeon as gs
 
 from onnxqat.graph.query import producer
-from onnxqat.placement.families import KEEPS_FEATURES, SATURATES, VALUE_INPUTS, WEIGHTED
+from onnxqat.placement.families import (
+    CONVOLUTIONS,
+    KEEPS_FEATURES,
+    SATURATES,
+    VALUE_INPUTS,
+    WEIGHTED,
+)
 from onnxqat.placement.scene import Scene, is_constant, readers, value_inputs
 
 _RIDES_ALONG = frozenset({"BatchNormalization", "Add", "Mul"})
@@ -49,14 +55,13 @@ def is_residual(node: gs.Node) -> bool:
     """
     if len(node.inputs) != 2 or len(activations(node)) != 2 or leads_to_softmax(node):
         return False
-    left, right = (_nearest_weighted(x) for x in node.inputs)
-    return left.keys() != right.keys() and all(any(weighted_above(x)) for x in node.inputs)
+    left, right = ({above.name for above in _nearest_weighted(x)} for x in node.inputs)
+    return left != right and all(any(weighted_above(x)) for x in node.inputs)
 
 
 def joins_convs(node: gs.Node) -> bool:
     """Whether the weighted ops nearest above an Add are convolutions alone."""
-    ops = {above.op for x in node.inputs for above in _nearest_weighted(x).values()}
-    return ops <= {"Conv", "ConvTranspose"}
+    return all(above.op in CONVOLUTIONS for x in node.inputs for above in _nearest_weighted(x))
 
 
 def leads_to_softmax(node: gs.Node) -> bool:
@@ -94,10 +99,13 @@ def readers_below(tensor: gs.Tensor) -> Iterator[tuple[gs.Node, int]]:
                 pending.extend(new)
 
 
-def _nearest_weighted(tensor: gs.Tensor) -> dict[str, gs.Node]:
-    """The first weighted ops on all ways up from the tensor, by name."""
-    nodes = upstream(tensor, lambda node: node.op not in WEIGHTED)
-    return {node.name: node for node in nodes if node.op in WEIGHTED}
+def _nearest_weighted(tensor: gs.Tensor) -> Iterator[gs.Node]:
+    """The first weighted ops on all ways up from the tensor."""
+    return (node for node in upstream(tensor, _is_light) if node.op in WEIGHTED)
+
+
+def _is_light(node: gs.Node) -> bool:
+    return node.op not in WEIGHTED
 
 
 def upstream(tensor: gs.Tensor, passes: Callable[[gs.Node], bool]) -> Iterator[gs.Node]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from difflib import get_close_matches
 
 from onnxqat.core.errors import ConfigError
 from onnxqat.placement.config import PlacementConfig
@@ -23,7 +24,7 @@ def closed_nodes(ops: dict[str, str], config: PlacementConfig) -> dict[str, str]
     closed: dict[str, str] = {}
     for op in config.exclude_ops:
         named = [name for name, its in ops.items() if its == op]
-        _must_choose(named, what=f"excluded op type '{op}'", instead=sorted(set(ops.values())))
+        _must_choose(named, what="op type", wanted=op, instead=sorted(set(ops.values())))
         closed.update(dict.fromkeys(named, f"op type {op} is excluded by the user"))
     for pattern in config.exclude:
         matched = _matches(pattern, ops)
@@ -41,14 +42,15 @@ def _matches(pattern: str, names: Iterable[str]) -> list[str]:
     except re.error as error:
         raise ConfigError(f"'{pattern}' is no regular expression: {error}") from error
     matched = [name for name in names if compiled.fullmatch(name)]
-    _must_choose(matched, what=f"pattern '{pattern}'", instead=sorted(names))
+    _must_choose(matched, what="pattern", wanted=pattern, instead=sorted(names))
     return matched
 
 
-def _must_choose(found: list[str], *, what: str, instead: list[str]) -> None:
+def _must_choose(found: list[str], *, what: str, wanted: str, instead: list[str]) -> None:
     if not found:
-        shown = ", ".join(instead[:8]) + (", …" if len(instead) > 8 else "")
+        close = get_close_matches(wanted, instead, n=3, cutoff=0.5)
+        shown = ", ".join(close or [*instead[:8], *(["…"] if len(instead) > 8 else [])])
         raise ConfigError(
-            f"{what} matches no node of the model",
-            fix=f"a pattern must match a whole name; there are: {shown}",
+            f"{what} '{wanted}' matches no node of the model",
+            fix=f"name what there is, as {shown} (a pattern must match a whole name)",
         )

@@ -10,16 +10,17 @@ from onnxqat.core.spec import PerChannel, QuantSpec
 
 
 def explained(plan: QuantPlan, node: str) -> QuantPlan:
-    """The part of the plan that is about the inputs of one node.
+    """The part of the plan that is about the inputs of one node, with those whose scales they use.
 
     Raises:
         PlacementError: The plan says nothing about a node of that name.
     """
-    placements = tuple(x for x in plan.placements if x.edge.node == node)
+    own = [x for x in plan.placements if x.edge.node == node]
     skips = tuple(x for x in plan.skips if x.edge.node == node)
-    if not placements and not skips:
+    if not own and not skips:
         raise _unknown(plan, node)
-    return QuantPlan(placements, skips)
+    edges = {x.edge for x in own} | {plan.leader_of(x.edge) for x in own}
+    return QuantPlan(tuple(x for x in plan.placements if x.edge in edges), skips)
 
 
 def explain(plan: QuantPlan, node: str) -> tuple[str, ...]:
@@ -30,7 +31,8 @@ def explain(plan: QuantPlan, node: str) -> tuple[str, ...]:
     """
     part = explained(plan, node)
     decisions: list[Placement | Skip] = [*part.placements, *part.skips]
-    return tuple(_line(plan, x) for x in sorted(decisions, key=lambda x: x.edge.index))
+    own = sorted((x for x in decisions if x.edge.node == node), key=lambda x: x.edge.index)
+    return tuple(_line(plan, x) for x in own)
 
 
 def _line(plan: QuantPlan, decision: Placement | Skip) -> str:

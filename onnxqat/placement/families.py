@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+CONVOLUTIONS = frozenset({"Conv", "ConvTranspose"})
+
+WEIGHTED = CONVOLUTIONS | {"Gemm", "MatMul"}
 """Ops that sum products with weights: the kernels that INT8 makes faster."""
+
+RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
 
 VALUE_INPUTS: dict[str, tuple[int, ...] | None] = {
     "Concat": None,
@@ -37,12 +41,16 @@ KEEPS_FEATURES = frozenset(
         "BatchNormalization",
         "Clip",
         "Elu",
+        "Gelu",
         "GlobalAveragePool",
+        "GroupNormalization",
         "HardSwish",
+        "InstanceNormalization",
         "LayerNormalization",
         "LeakyRelu",
         "Mish",
         "PRelu",
+        "RMSNormalization",
         "Relu",
         "Selu",
         "Swish",
@@ -58,31 +66,27 @@ READS_NO_VALUES = frozenset({"Shape", "Size"})
 
 WITH_SUBGRAPHS = frozenset({"If", "Loop", "Scan"})
 
-COMMUTES = "only moves or chooses values: the Q behind it moves back over it (P7)"
-
-_POINTWISE = "a pointwise op fuses with its neighbours, and runs in their type (P17, P19)"
+_MOVE = "only moves or chooses values: the Q behind it moves back over it (P7)"
+_POINTWISE = "a pointwise op fuses with its neighbours, and runs in their type (P12, P17, P19)"
 _NORM = "a normalization needs float for its statistics (P17)"
+_MEAN = "the compilers average whole maps in float (P10)"
 _RECURRENT = "TensorRT has no INT8 kernel for a recurrence"
 
 WHY_FLOAT = {
-    **dict.fromkeys(VALUE_INPUTS, COMMUTES),
+    **dict.fromkeys(VALUE_INPUTS, _MOVE),
+    **dict.fromkeys(("Div", "Erf", "Exp", "Gelu", "Mul", "Pow", "Sqrt", "Sub"), _POINTWISE),
+    **dict.fromkeys(("Relu", "LeakyRelu", "PRelu", "Elu", "Selu", "Clip", "Mish"), _POINTWISE),
+    **dict.fromkeys(("Sigmoid", "HardSigmoid", "HardSwish", "Swish", "Tanh"), _POINTWISE),
+    **dict.fromkeys(("LayerNormalization", "RMSNormalization", "LpNormalization", "LRN"), _NORM),
+    **dict.fromkeys(("InstanceNormalization", "GroupNormalization"), _NORM),
+    **dict.fromkeys(RECURRENT, _RECURRENT),
+    **dict.fromkeys(("GlobalAveragePool", "ReduceMean"), _MEAN),
     "Add": "no residual of a Conv, Gemm or MatMul: INT8 would cost accuracy for no kernel (P17)",
-    "Mul": "a product is a pointwise op: Q comes behind it, where a kernel reads it (P12, P17)",
     "AveragePool": "what it reads or writes is no INT8 tensor, so that it gains nothing (P10)",
-    "GlobalAveragePool": "the compilers average whole maps in float (P10)",
-    "ReduceMean": "the compilers average in float (P10)",
-    "Softmax": "its exponentials need float; a MatMul behind it quantizes its result (P18)",
-    "LogSoftmax": "its exponentials need float",
     "BatchNormalization": "between a Conv and its activation no Q is wanted (P12, P13)",
-    "LayerNormalization": _NORM,
-    "InstanceNormalization": _NORM,
-    "GroupNormalization": _NORM,
-    "LpNormalization": _NORM,
-    "LRN": _NORM,
-    "LSTM": _RECURRENT,
-    "GRU": _RECURRENT,
-    "RNN": _RECURRENT,
+    "LogSoftmax": "its exponentials need float",
+    "Softmax": "its exponentials need float; a MatMul behind it quantizes its result (P18)",
 }
 """Op -> why its inputs stay in float where no rule quantizes them."""
 
-WHY_FLOAT_OTHERWISE = _POINTWISE
+WHY_FLOAT_OTHERWISE = "no rule quantizes {op}: it runs in the type of its neighbours (P19)"

@@ -21,7 +21,14 @@ from onnxqat.placement.branches import (
     readers_below,
     weighted_above,
 )
-from onnxqat.placement.families import WEIGHTED, WHY_FLOAT, WHY_FLOAT_OTHERWISE, WITH_SUBGRAPHS
+from onnxqat.placement.families import (
+    CONVOLUTIONS,
+    RECURRENT,
+    WEIGHTED,
+    WHY_FLOAT,
+    WHY_FLOAT_OTHERWISE,
+    WITH_SUBGRAPHS,
+)
 from onnxqat.placement.scene import (
     Decision,
     Scene,
@@ -66,7 +73,7 @@ def _obstacle_of_weights(scene: Scene, node: gs.Node) -> str | None:
         return f"the compiler of profile '{scene.config.profile}' runs it in float (P4)"
     if node.op == "ConvTranspose" and node.attrs.get("group", 1) != 1:
         return "the weights of a grouped ConvTranspose have no axis of output channels (P4)"
-    if node.op in ("Conv", "ConvTranspose") and weight_index(node) is None:
+    if node.op in CONVOLUTIONS and weight_index(node) is None:
         return "its weights are computed by nodes, so that they have no scale a channel (P1)"
     return None if weight_index(node) is None else _obstacle_of_operands(node)
 
@@ -214,14 +221,14 @@ def _why_float(node: gs.Node, edge: Edge) -> str:
         return f"its subgraphs stay in float, with {_weighted_ops_inside(node)} in them"
     if node.op in WEIGHTED:
         return "a bias is added in the kernel's wider accumulator, and stays float (L12)"
-    return WHY_FLOAT.get(node.op, WHY_FLOAT_OTHERWISE)
+    return WHY_FLOAT.get(node.op, WHY_FLOAT_OTHERWISE.format(op=node.op))
 
 
 def _weighted_ops_inside(node: gs.Node) -> str:
     subgraphs = [value for value in node.attrs.values() if isinstance(value, gs.Graph)]
     counts = Counter(x.op for graph in subgraphs for x in graph.nodes)
-    names = sorted(op for op in counts if op in WEIGHTED or WHY_FLOAT.get(op) == WHY_FLOAT["LSTM"])
-    return ", ".join(f"{counts[op]} {op}" for op in names) or "no kernel for INT8"
+    heavy = sorted(op for op in counts if op in WEIGHTED | RECURRENT)
+    return ", ".join(f"{counts[op]} {op}" for op in heavy) or "no kernel for INT8"
 
 
 TENSORRT_RULES: tuple[Rule, ...] = (

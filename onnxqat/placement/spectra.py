@@ -15,7 +15,7 @@ import onnx_graphsurgeon as gs
 from onnxqat.graph.query import constant_value
 from onnxqat.placement.branches import activations, upstream
 from onnxqat.placement.families import WEIGHTED
-from onnxqat.placement.scene import Scene, readers, value_inputs
+from onnxqat.placement.scene import Scene, is_constant, readers, value_inputs
 
 _SCALES = frozenset({"Add", "Cast", "Div", "Mul", "Neg", "Sub"})
 _SUMS = frozenset({"Add", "Cast", "ReduceSum", "Sqrt", "Sum"})
@@ -56,5 +56,6 @@ def _passes_on(node: gs.Node, found: set[str]) -> bool:
 
 def _is_linear(node: gs.Node) -> bool:
     if node.op in WEIGHTED or node.op in _SCALES:
-        return len(activations(node)) == 1
+        is_reciprocal = node.op == "Div" and is_constant(node.inputs[0])
+        return len(activations(node)) == 1 and not is_reciprocal
     return bool(value_inputs(node)) and node.op != "MaxPool"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_graphsurgeon as gs
 
 from onnxqat.core.spec import Granularity, PerChannel, PerTensor, QuantDtype, QuantSpec
-from onnxqat.placement.families import WEIGHTED
+from onnxqat.placement.families import CONVOLUTIONS, WEIGHTED
 from onnxqat.placement.scene import Scene, is_constant, readers
 
 
@@ -14,7 +14,7 @@ def weight_index(node: gs.Node) -> int | None:
 
     Conv and ConvTranspose keep them at 1; Gemm and MatMul may have them on either side.
     """
-    places = (1,) if node.op in ("Conv", "ConvTranspose") else (1, 0)
+    places = (1,) if node.op in CONVOLUTIONS else (1, 0)
     return next((index for index in places if is_constant(node.inputs[index])), None)
 
 

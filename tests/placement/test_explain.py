@@ -41,6 +41,16 @@ def test_the_explained_part_of_a_plan_is_about_one_node() -> None:
     assert [str(x.edge) for x in part.skips] == ["c -> Add_y[1]"]
 
 
+def test_the_explained_part_holds_the_edge_whose_scale_is_used() -> None:
+    part = explained(PLAN, "Conv_c")
+    assert [str(x.edge) for x in part.placements] == [
+        "b -> Add_y[0]",
+        "t -> Conv_c[0]",
+        "w -> Conv_c[1]",
+    ]
+    assert part.leader_of(part.placements[1].edge) == part.placements[0].edge
+
+
 def test_an_unknown_node_is_an_error_that_names_a_close_one() -> None:
     with pytest.raises(PlacementError, match="Conv_a"):
         explain(PLAN, "Conv_A")
