@@ -97,11 +97,11 @@ class _Reading:
     def amax(self) -> NDArray[np.float64]:
         """The range of symmetric INT8 codes that keeps every value these codes can take."""
         assert self.scale is not None
-        scale = self.scale.reshape(-1)
-        reach = np.abs(self.offset) + QuantDtype.INT8.qmax
-        if not self.offset.any():
-            return scale_to_amax(scale, QuantDtype.INT8)
-        return np.asarray(scale.astype(np.float64) * np.minimum(reach, 255.0), np.float64)
+        scale, offset, dtype = self.scale.reshape(-1), self.offset, QuantDtype.INT8
+        if not offset.any():
+            return scale_to_amax(scale, dtype)
+        largest = np.maximum(dtype.qmax - offset, offset - dtype.qmin)
+        return np.asarray(scale.astype(np.float64) * largest, np.float64)
 
 
 @dataclass(frozen=True)

@@ -152,6 +152,7 @@ def _one_pair() -> Graph:
         ("uint8", 128, 127 * 0.5),  # the same codes, moved
         ("uint8", 0, 255 * 0.5),
         ("uint8", 100, 155 * 0.5),
+        ("uint8", 200, 200 * 0.5),
         ("int8", -28, 155 * 0.5),
     ],
 )
