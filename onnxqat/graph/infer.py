@@ -62,8 +62,10 @@ def _makes_long_list(graph: gs.Graph) -> bool:
 
 def _list_length(node: gs.Node) -> float:
     """How many numbers a node makes, where constants say so; else 0."""
+    if node.op not in ("ConstantOfShape", "Range"):
+        return 0.0
     values = [constant_value(tensor) for tensor in node.inputs]
-    if node.op not in ("ConstantOfShape", "Range") or any(value is None for value in values):
+    if any(value is None for value in values):
         return 0.0
     numbers = [np.asarray(value, np.float64) for value in values]
     if node.op == "ConstantOfShape":
@@ -96,7 +98,8 @@ def _forget_declared(graph: onnx.GraphProto) -> None:
     """Leave only what nodes make: the shapes that a file states beside may be wrong."""
     del graph.value_info[:]
     for output in graph.output:
-        output.type.tensor_type.ClearField("shape")
+        if output.type.HasField("tensor_type"):
+            output.type.tensor_type.ClearField("shape")
     for node in graph.node:
         for entry in node.attribute:
             if entry.HasField("g"):
@@ -122,22 +125,25 @@ def _learn(graph: gs.Graph, proto: onnx.GraphProto) -> Iterator[str]:
 def _fill(tensor: gs.Variable, entry: ValueInfoProto) -> bool:
     """Complete the type of a variable; whether that corrected it."""
     dtype, shape, kind = type_of(entry.type)
-    if tensor.dtype is None and dtype is not None:
-        tensor.dtype, tensor.type = dtype, kind
-        if (
-            kind != "tensor_type"
-        ):  # the proto alone tells a sequence of tensors from an optional one
-            tensor.shape = shape
-            carry(tensor, copy_proto(entry))
-    if shape is None or kind != "tensor_type":
+    if kind != "tensor_type":
+        _fill_other(tensor, entry)
+        return False
+    if tensor.dtype is None:
+        tensor.dtype = dtype
+    if shape is None:
         return False
     # ONNX numbers the dimensions that it knows nothing about.
     shape = [None if str(dim).startswith("unk__") else dim for dim in shape]
-    known, tensor.shape = (
-        tensor.shape,
-        shape if tensor.shape is None else _merge(tensor.shape, shape),
-    )
+    known = tensor.shape
+    tensor.shape = shape if known is None else _merge(known, shape)
     return known is not None and _contradicts(known, shape)
+
+
+def _fill_other(tensor: gs.Variable, entry: ValueInfoProto) -> None:
+    """A sequence or optional: its proto alone tells what it is one of."""
+    if tensor.dtype is None:
+        tensor.dtype, tensor.shape, tensor.type = type_of(entry.type)
+        carry(tensor, copy_proto(entry))
 
 
 def _merge(known: Shape, inferred: Shape) -> Shape:
