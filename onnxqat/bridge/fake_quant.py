@@ -3,16 +3,18 @@
 Forward is ONNX's formula to the letter, `saturate(round_half_to_even(x / scale)) * scale`: a
 division, not a multiplication by the reciprocal, because codes hang on its last bit.
 
-Backward, with q the rounded code:
+Backward, with q the code:
   * for x, the straight-through estimator (Bengio et al. 2013, arXiv:1308.3432): the gradient passes
-    where q lies within [qmin, qmax]. The limits are tested on the rounded code, so that the largest
-    weight of a channel, which lies at qmax up to rounding, still learns.
+    where x / scale lies within half a step of [qmin, qmax], so where rounding and not saturation
+    decides. The half step lets the largest weight of a channel, which lies at qmax up to float
+    rounding, still learn; LSQ's paper has the limits themselves.
   * for the scale, LSQ (Esser et al. 2020, arXiv:1902.08153, eq. 3): q - x / scale inside, qmin or
     qmax outside; times 1 / sqrt(n * qmax), n the number of values that share a scale (section 2.2).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -60,23 +62,31 @@ class FakeQuantize(nn.Module):
     def learn_scale(self, learn: bool) -> None:
         self.scale.requires_grad_(learn)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`x` through quantization and back, in the scale's type."""
+    def forward(self, x: Tensor, rectify: bool = False) -> Tensor:
+        """`x` through quantization and back, in the scale's type.
+
+        Args:
+            x: The tensor; with `rectify`, what goes into the Relu before it.
+            rectify: Apply that Relu as well: limiting the codes does it at no cost.
+        """
         if not self.enabled:
-            return x
+            return torch.relu(x) if rectify else x
         if self.follows_weight and self.training:
             self.set_scale_from(x)
         if x.dtype != self.scale.dtype:  # autocast: codes need the full precision of the scale
             x = x.to(self.scale.dtype)
-        result: Tensor = _FakeQuantize.apply(  # type: ignore[no-untyped-call]
-            x, self.scale, self.axis, self.qmin, self.qmax
+        function = _Learned if self.learn_scale and torch.is_grad_enabled() else _Frozen
+        codes = (max(self.qmin, 0) if rectify else self.qmin, self.qmax)
+        result: Tensor = function.apply(  # type: ignore[no-untyped-call]
+            x, self.scale, self.axis, codes, rectify
         )
         return result
 
     @torch.no_grad()
     def codes(self, x: Tensor) -> Tensor:
         """The integer codes of `x`, relative to the zero point, as floats."""
-        return _codes(x, along(self.scale, self.axis, x.ndim), self.qmin, self.qmax)
+        ratio = x / along(self.scale, self.axis, x.ndim)
+        return ratio.round_().clamp_(self.qmin, self.qmax)
 
     @torch.no_grad()
     def set_scale_from(self, x: Tensor) -> None:
@@ -84,13 +94,30 @@ class FakeQuantize(nn.Module):
         if self.axis is None:
             amax = x.abs().amax()
         else:
-            amax = x.abs().amax([i for i in range(x.ndim) if i != self.axis])
+            amax = x.abs().movedim(self.axis, 0).reshape(x.shape[self.axis], -1).amax(1)
         self.scale.copy_((amax / self.qmax).clamp(min=SCALE_FLOOR).reshape(self.scale.shape))
 
     def extra_repr(self) -> str:
         """What to print."""
         grain = "per-tensor" if self.axis is None else f"per-channel axis={self.axis}"
         return f"{grain}, codes {self.qmin}..{self.qmax}"
+
+
+Codes = tuple[int, int]
+"""The smallest and the largest code."""
+
+
+@dataclass(frozen=True)
+class Rectified:
+    """A Relu and the fake quantizer that alone reads its output, in one."""
+
+    quantizer: FakeQuantize
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """As the two apart; they stay apart where a hook wants to see the Relu's output."""
+        if self.quantizer._forward_pre_hooks or self.quantizer._forward_hooks:
+            return self.quantizer(torch.relu(x))  # type: ignore[no-any-return]
+        return self.quantizer(x, True)  # type: ignore[no-any-return]
 
 
 def along(scale: Tensor, axis: int | None, ndim: int) -> Tensor:
@@ -102,40 +129,84 @@ def along(scale: Tensor, axis: int | None, ndim: int) -> Tensor:
     return scale.reshape(shape)
 
 
-def _codes(x: Tensor, scale: Tensor, qmin: int, qmax: int) -> Tensor:
-    """Codes in one fresh tensor."""
-    return (x / scale).round_().clamp_(qmin, qmax)
+def _fake_quantized(x: Tensor, scale: Tensor, codes: Codes) -> Tensor:
+    """saturate(round_half_to_even(x / scale)) * scale, in one fresh tensor."""
+    return (x / scale).round_().clamp_(*codes).mul_(scale)
 
 
-class _FakeQuantize(torch.autograd.Function):
-    """See the module's docstring."""
+def _passing(codes: Codes, *, rectify: bool) -> tuple[float, float]:
+    """Between which ratios x / scale a gradient passes; a Relu passes none at 0."""
+    return (0.0 if rectify else codes[0] - 0.5), codes[1] + 0.5
+
+
+def _passed(grad: Tensor, x: Tensor, scale: Tensor, passing: tuple[float, float]) -> Tensor:
+    """`grad` where x / scale lies in `passing`, else 0.
+
+    One pass of one kernel, where comparing and combining masks takes several slow ones.
+    """
+    low, high = passing
+    if scale.ndim == 0 and scale.device.type == "cpu" and not torch.compiler.is_compiling():
+        step = scale.item()  # elsewhere this would wait for the device
+        return _between(grad, x, low * step, high * step)
+    return _between(grad, x / scale, low, high)
+
+
+_between = torch.ops.aten.hardtanh_backward
+"""grad where low < x < high, else 0."""
+
+
+class _Frozen(torch.autograd.Function):
+    """The scale gets no gradient. Keeps the input for the backward pass."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, scale: Tensor, axis: int | None, qmin: int, qmax: int
+        ctx: Any, x: Tensor, scale: Tensor, axis: int | None, codes: Codes, rectify: bool
     ) -> Tensor:
-        ctx.axis, ctx.qmin, ctx.qmax = axis, qmin, qmax
+        ctx.axis, ctx.passing = axis, _passing(codes, rectify=rectify)
         ctx.save_for_backward(x, scale)
-        shaped = along(scale, axis, x.ndim)
-        return _codes(x, shaped, qmin, qmax).mul_(shaped)
+        return _fake_quantized(x, along(scale, axis, x.ndim), codes)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, scale = ctx.saved_tensors
+        grad_x = _passed(grad, x, along(scale, ctx.axis, x.ndim), ctx.passing)
+        return grad_x, None, None, None, None
+
+
+class _Learned(torch.autograd.Function):
+    """The scale gets its LSQ gradient. Keeps the input and the result for the backward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, scale: Tensor, axis: int | None, codes: Codes, rectify: bool
+    ) -> Tensor:
+        y = _fake_quantized(x, along(scale, axis, x.ndim), codes)
+        ctx.axis, ctx.qmax, ctx.passing = axis, codes[1], _passing(codes, rectify=rectify)
+        ctx.save_for_backward(x, y, scale)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, y, scale = ctx.saved_tensors
         shaped = along(scale, ctx.axis, x.ndim)
-        ratio = x / shaped
-        rounded = ratio.round()
-        inside = (rounded >= ctx.qmin) & (rounded <= ctx.qmax)
-        grad_x = torch.where(inside, grad, 0) if ctx.needs_input_grad[0] else None
-        grad_scale = None
-        if ctx.needs_input_grad[1]:
-            slope = torch.where(inside, rounded - ratio, rounded.clamp_(ctx.qmin, ctx.qmax))
-            per_value = slope.mul_(grad)
-            if ctx.axis is None:
-                total = per_value.sum()
-            else:
-                total = per_value.sum([i for i in range(x.ndim) if i != ctx.axis])
-            shared_by = x.numel() // scale.numel()
-            grad_scale = (total / (shared_by * ctx.qmax) ** 0.5).reshape(scale.shape)
+        # Inside: q - x / scale = (y - x) / scale; outside: q = y / scale. The difference is taken
+        # before the sum: sums of grad * y and grad * x would cancel to noise.
+        room = _passed(x, x, shaped, ctx.passing)
+        slope = torch.sub(y, room, out=room)
+        total = _sum_of_products(grad, slope, ctx.axis).reshape(scale.shape)
+        shared_by = x.numel() // scale.numel()
+        grad_scale = total / (scale * (shared_by * ctx.qmax) ** 0.5)
+        grad_x = _passed(grad, x, shaped, ctx.passing) if ctx.needs_input_grad[0] else None
         return grad_x, grad_scale, None, None, None
+
+
+def _sum_of_products(a: Tensor, b: Tensor, axis: int | None) -> Tensor:
+    """The sum of a * b over everything, or over all axes but one."""
+    if axis is not None:
+        # Not sum(dims): with no other axis, as in a bias, an empty list would mean all of them
+        return (a * b).movedim(axis, 0).reshape(a.shape[axis], -1).sum(1)
+    if a.is_contiguous() and b.is_contiguous():
+        return torch.dot(a.view(-1), b.view(-1))
+    return (a * b).sum()

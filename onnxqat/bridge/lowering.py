@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from onnxqat.bridge import ops  # noqa: F401 - registers the operators
-from onnxqat.bridge.fake_quant import FakeQuantize
+from onnxqat.bridge.fake_quant import FakeQuantize, Rectified
 from onnxqat.bridge.host_values import as_ints, as_scalar, simplest, to_device
 from onnxqat.bridge.names import torch_name
 from onnxqat.bridge.ops.registry import Op, Reading, find, listed_versions, since_version
@@ -354,18 +354,21 @@ class _Scope:
 
     def _quantizer(self, node: gs.Node, place: Place) -> bool:
         """Lower a node of a Q/DQ pair; False if the node is in none."""
-        if self.context.quantizers.is_inner(node):
+        if self.context.quantizers.is_inside(node):
             return True
         entry = self.context.quantizers.of(node)
         if entry is None:
             return False
         module, parameter = self.context.quantizer(entry)
+        function: Callable[..., Any] = module
         if parameter is not None:
             read = self.capture((_TENSOR, parameter)).index
         else:
-            value = self.value_of(entry.source, node)
-            read = self.read(entry.source, value, Reading.TENSOR)
-        self._bind(node, self._emit(module, (read,), 1, place), on_host=False)
+            relu = self.context.quantizers.relu_before(entry)
+            source = entry.source if relu is None else relu.inputs[0]
+            function = module if relu is None else Rectified(module)
+            read = self.read(source, self.value_of(source, node), Reading.TENSOR)
+        self._bind(node, self._emit(function, (read,), 1, place), on_host=False)
         return True
 
     def _operator(self, node: gs.Node, place: Place) -> None:

@@ -179,6 +179,7 @@ class FakeQuantizers:
         """Quantized tensor's name -> torch name of its scale parameter."""
         self.codes: dict[str, Codes] = {}
         """Torch name of a weight that the file stores as codes -> how it is stored."""
+        self._graph = graph
         self._entries = quantizers(graph)
         self._new_parameter = new_parameter
 
@@ -186,13 +187,24 @@ class FakeQuantizers:
         """The pair of a DequantizeLinear node."""
         return self._entries.get(node.outputs[0].name) if node.outputs else None
 
-    def is_inner(self, node: gs.Node) -> bool:
-        """Whether a node is the Q of pairs, whose DQs stand for it."""
-        return (
-            node.op == "QuantizeLinear"
-            and bool(node.outputs[0].outputs)
-            and all(self.of(dq) is not None for dq in node.outputs[0].outputs)
-        )
+    def is_inside(self, node: gs.Node) -> bool:
+        """Whether the DQ of a pair stands for this node: its Q, or the Relu before that."""
+        readers = node.outputs[0].outputs if node.outputs else []
+        if node.op == "QuantizeLinear":
+            return bool(readers) and all(self.of(dq) is not None for dq in readers)
+        if node.op == "Relu" and len(readers) == 1 and readers[0].op == "QuantizeLinear":
+            pairs = [self.of(dq) for dq in readers[0].outputs[0].outputs]
+            return any(pair is not None and self.relu_before(pair) is node for pair in pairs)
+        return False
+
+    def relu_before(self, entry: Quantizer) -> gs.Node | None:
+        """The Relu whose output nothing but this pair reads."""
+        made_by = entry.source.inputs
+        if not made_by or made_by[0].op != "Relu" or is_output(self._graph, entry.source):
+            return None
+        readers = entry.source.outputs
+        alone = len(readers) == 1 and len(readers[0].outputs[0].outputs) == 1
+        return made_by[0] if alone and entry.format.zero_point == 0 else None
 
     def build(self, entry: Quantizer, scale_name: str, scale: nn.Parameter) -> FakeQuantize:
         """The module of a pair, listed under the name of what it quantizes."""
