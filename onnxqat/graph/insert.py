@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,9 +15,10 @@ from onnxqat.core.errors import PlacementError
 from onnxqat.core.plan import QuantPlan
 from onnxqat.core.qdq import quantize
 from onnxqat.core.spec import Edge, PerChannel, QuantSpec
+from onnxqat.graph.fit import check_edge, check_shared, check_stored, check_tensor
 from onnxqat.graph.graph import Graph
 from onnxqat.graph.names import Names
-from onnxqat.graph.query import consumers, is_float, is_output, nodes_by_name
+from onnxqat.graph.query import nodes_by_name
 
 PLAN_KEY = "onnxqat.plan"
 CALIBRATION_KEY = "onnxqat.calibration"
@@ -92,7 +92,7 @@ class _Insertion:
         """Tensor -> its placed edges, each checked against the graph."""
         readers: dict[str, list[Edge]] = {}
         for placement in self.plan.placements:
-            _check_edge(placement.edge, nodes)
+            check_edge(placement.edge, nodes)
             readers.setdefault(placement.edge.tensor, []).append(placement.edge)
         return readers
 
@@ -106,7 +106,7 @@ class _Insertion:
             if leader == tensor:
                 scales[tensor] = gs.Constant(self.names.tensor(f"{tensor}_scale"), value)
                 continue
-            _check_shared(edges[tensor][0], leader, own=value, shared=scales[leader].values)
+            check_shared(edges[tensor][0], leader, own=value, shared=scales[leader].values)
             scales[tensor] = scales[leader]
         return scales
 
@@ -140,59 +140,35 @@ class _Insertion:
     ) -> tuple[gs.Node, ...]:
         """The nodes of one pair, last the DequantizeLinear, connected to the tensor."""
         spec = self._spec(edges)
-        _check_tensor(tensor, edges[0], spec, scale.values)
-        attrs = {"axis": spec.granularity.axis} if isinstance(spec.granularity, PerChannel) else {}
-        zero_point = gs.Constant(
-            self.names.tensor(f"{tensor.name}_zero_point"), np.zeros(scale.values.shape, np.int8)
-        )
-        shape = None if tensor.shape is None else list(tensor.shape)
-        output = gs.Variable(
-            self.names.tensor(f"{tensor.name}_dequantized"), np.dtype(np.float32), shape
-        )
-        nodes = []
+        check_tensor(tensor, edges[0], spec, scales=scale.values.size)
+        zeros = np.zeros(scale.values.shape, np.int8)
+        parameters = (scale, gs.Constant(self.names.tensor(f"{tensor.name}_zero_point"), zeros))
         if spec.dtype.fills_container:
-            codes = gs.Variable(
-                self.names.tensor(f"{tensor.name}_quantized"), np.dtype(np.int8), shape
-            )
-            source = [tensor, scale, zero_point]
-            nodes.append(self._node("QuantizeLinear", tensor.name, attrs, source, codes))
+            codes = self._variable(tensor, "quantized", np.int8)
+            before = [self._node("QuantizeLinear", tensor, spec, (tensor, *parameters), codes)]
         else:
-            self._check_stored(tensor, edges)
-            codes = _stored_codes(tensor, spec, scale)
-        source = [codes, scale, zero_point]
-        nodes.append(self._node("DequantizeLinear", tensor.name, attrs, source, output))
-        return tuple(nodes)
+            check_stored(self.graph, tensor, edges)
+            codes, before = _stored_codes(tensor, spec, scale), []
+        output = self._variable(tensor, "dequantized", np.float32)
+        return (*before, self._node("DequantizeLinear", tensor, spec, (codes, *parameters), output))
+
+    def _variable(self, tensor: gs.Tensor, suffix: str, dtype: type) -> gs.Variable:
+        shape = None if tensor.shape is None else list(tensor.shape)
+        name = self.names.tensor(f"{tensor.name}_{suffix}")
+        return gs.Variable(name, np.dtype(dtype), shape)
 
     def _node(
         self,
         op: str,
-        tensor: str,
-        attrs: dict[str, int],
-        inputs: list[gs.Tensor],
+        tensor: gs.Tensor,
+        spec: QuantSpec,
+        inputs: tuple[gs.Tensor, ...],
         output: gs.Variable,
     ) -> gs.Node:
-        name = self.names.node(f"{tensor}_{op}")
-        return gs.Node(op, name, dict(attrs), inputs=inputs, outputs=[output])
-
-    def _check_stored(self, tensor: gs.Tensor, edges: list[Edge]) -> None:
-        """Codes replace the float values, so that nothing may still read those."""
-        if not isinstance(tensor, gs.Constant):
-            raise PlacementError(
-                "this format exists for constants only: QuantizeLinear would saturate at the "
-                "limits of its container",
-                at=f"edge {edges[0]}",
-                fix="quantize activations in a format that fills its container, as int8",
-            )
-        placed = {(edge.node, edge.index) for edge in edges}
-        for node, index in consumers(tensor):
-            if (node.name, index) not in placed:
-                raise PlacementError(
-                    "a weight stored as codes is also read as float",
-                    at=f"edge {Edge(tensor.name, node.name, index)}",
-                    fix="place every edge of the weight, or none",
-                )
-        if is_output(self.graph, tensor):
-            raise PlacementError("a graph output cannot become codes", at=f"edge {edges[0]}")
+        axis = spec.granularity.axis if isinstance(spec.granularity, PerChannel) else None
+        attrs = {} if axis is None else {"axis": axis}
+        name = self.names.node(f"{tensor.name}_{op}")
+        return gs.Node(op, name, attrs, inputs=inputs, outputs=[output])
 
 
 def _first_reads(readers: dict[str, list[Edge]], nodes: list[str]) -> list[Edge]:
@@ -209,55 +185,3 @@ def _stored_codes(tensor: gs.Constant, spec: QuantSpec, scale: gs.Constant) -> g
     axis = spec.granularity.axis if isinstance(spec.granularity, PerChannel) else None
     codes = quantize(tensor.values, scale.values, dtype=spec.dtype, axis=axis)
     return gs.Constant(tensor.name, codes)
-
-
-def _check_edge(edge: Edge, nodes: dict[str, gs.Node]) -> None:
-    for problem in _edge_problems(edge, nodes.get(edge.node)):
-        raise PlacementError(
-            problem, at=f"edge {edge}", fix="place the same prepared graph that you insert into"
-        )
-
-
-def _edge_problems(edge: Edge, node: gs.Node | None) -> Iterator[str]:
-    if node is None:
-        yield f"the main graph has no node '{edge.node}'"
-    elif not 0 <= edge.index < len(node.inputs):
-        yield f"the node has {len(node.inputs)} inputs"
-    elif node.inputs[edge.index].name != edge.tensor:
-        yield f"this input of the node reads '{node.inputs[edge.index].name}'"
-
-
-def _check_tensor(
-    tensor: gs.Tensor, edge: Edge, spec: QuantSpec, scale: NDArray[np.float32]
-) -> None:
-    for problem in _tensor_problems(tensor, spec, scale):
-        raise PlacementError(
-            problem, at=f"edge {edge}", fix="leave the edge out, or correct its spec"
-        )
-
-
-def _tensor_problems(
-    tensor: gs.Tensor, spec: QuantSpec, scale: NDArray[np.float32]
-) -> Iterator[str]:
-    if tensor.dtype is not None and not is_float(tensor):
-        yield f"only float32 tensors are quantized, and this one is {np.dtype(tensor.dtype).name}"
-    if not isinstance(spec.granularity, PerChannel):
-        return
-    axis, shape = spec.granularity.axis, tensor.shape
-    if not isinstance(tensor, gs.Constant):
-        yield "per-channel scales are for weights: TensorRT runs such a layer in float"
-    elif not 0 <= axis < len(shape):
-        yield f"axis {axis} is outside the weight's shape {list(shape)}"
-    elif shape[axis] != scale.size:
-        yield f"{scale.size} scales for {shape[axis]} channels (axis {axis} of {list(shape)})"
-
-
-def _check_shared(
-    edge: Edge, leader: str, *, own: NDArray[np.float32], shared: NDArray[np.float32]
-) -> None:
-    if own.shape != shared.shape or (own != shared).any():
-        raise PlacementError(
-            f"the edge shares its scale with tensor '{leader}', but their ranges differ",
-            at=f"edge {edge}",
-            fix="calibrate with the plan that shares the scale",
-        )
