@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 
 import numpy as np
-import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnxqat.calibration.calibrators import CALIBRATORS, Calibrator, Percentile
+from onnxqat.calibration.auto import choose
+from onnxqat.calibration.calibrators import Choice, chosen_by
 from onnxqat.calibration.collect import Progress, collect
 from onnxqat.calibration.config import CalibrationConfig
-from onnxqat.calibration.histogram import TensorStatistics
+from onnxqat.calibration.groups import Constants, RangeGroup, constants_of, range_groups, together
 from onnxqat.calibration.statistics import Statistics
 from onnxqat.calibration.weights import weight_amax
 from onnxqat.core.calibration import SCALE_FLOOR, Calibration, TensorRange
-from onnxqat.core.errors import DataError, PlacementError
 from onnxqat.core.plan import QuantPlan
-from onnxqat.core.spec import PerTensor, QuantSpec
 from onnxqat.data import Dataset
 from onnxqat.graph import Graph
 
 _DEFAULTS = CalibrationConfig()
-
-
-@dataclass(frozen=True)
-class RangeGroup:
-    """Tensors that get one range, and its format."""
-
-    spec: QuantSpec
-    tensors: tuple[str, ...]
 
 
 def calibrate(
@@ -47,7 +36,7 @@ def calibrate(
     Args:
         graph: The prepared FP32 graph that the plan is for.
         plan: What is quantized.
-        data: Samples; not read where `statistics` are given.
+        data: Samples. Where `statistics` are given, only `auto` reads some of them.
         config: The method, and how much data.
         statistics: What `collect` returned for this graph before.
         on_progress: Called after each batch.
@@ -58,112 +47,40 @@ def calibrate(
     """
     constants = constants_of(graph)
     groups = range_groups(plan)
-    wanted = [t for group in groups for t in group.tensors if t not in constants]
+    weights = [group for group in groups if group.is_weights(constants)]
+    activations = [group for group in groups if not group.is_weights(constants)]
     if statistics is None:
+        wanted = [t for group in activations for t in group.tensors if t not in constants]
         statistics = collect(graph, wanted, data, config=config, on_progress=on_progress)
     else:
         statistics.check_model(graph)
-    ranges = [r for group in groups for r in _ranges(group, constants, statistics, config)]
+    values = {group: together(group, constants, statistics) for group in activations}
+    if config.method == "auto":
+        choices = choose(graph, plan, values, data, samples=statistics.samples, config=config)
+    else:
+        choices = {group: chosen_by(config.method, v, config) for group, v in values.items()}
+    ranges = [
+        *(r for group in weights for r in _weight_ranges(group, constants)),
+        *_activation_ranges(choices, statistics.samples),
+    ]
     return Calibration(tuple(sorted(ranges, key=lambda r: r.tensor)))
 
 
-def constants_of(graph: Graph) -> dict[str, NDArray[np.float32]]:
-    """The graph's constant tensors by name."""
-    constants: dict[str, NDArray[np.float32]] = {
-        name: tensor.values
-        for name, tensor in graph.tensors().items()
-        if isinstance(tensor, gs.Constant)
-    }
-    return constants
+def _weight_ranges(group: RangeGroup, constants: Constants) -> Iterable[TensorRange]:
+    chosen = [weight_amax(constants[tensor], group.spec) for tensor in group.tensors]
+    amax = np.max([amax for amax, _ in chosen], axis=0)
+    return _ranges(group, amax, method=chosen[0][1], samples=0)
 
 
-def range_groups(plan: QuantPlan) -> tuple[RangeGroup, ...]:
-    """The sets of tensors that get one range: those with a common scale, or a common tensor.
-
-    Raises:
-        PlacementError: The plan gives one tensor two formats.
-    """
-    groups: list[RangeGroup] = []
-    for leader, tensors in plan.groups.items():
-        merged = RangeGroup(plan.spec_of(leader), tensors)
-        for group in [g for g in groups if set(g.tensors) & set(tensors)]:
-            groups.remove(group)
-            merged = _merged(merged, group)
-        groups.append(merged)
-    return tuple(groups)
-
-
-def _merged(one: RangeGroup, other: RangeGroup) -> RangeGroup:
-    if one.spec != other.spec:
-        tensor = min(set(one.tensors) & set(other.tensors))
-        raise PlacementError(
-            f"the plan gives one tensor two formats, {one.spec} and {other.spec}",
-            tensor=tensor,
-            fix="exclude one of its consumers",
-        )
-    return RangeGroup(one.spec, tuple(sorted({*one.tensors, *other.tensors})))
+def _activation_ranges(choices: Mapping[RangeGroup, Choice], samples: int) -> Iterable[TensorRange]:
+    for group, choice in choices.items():
+        amax = np.array([choice.amax])
+        yield from _ranges(group, amax, method=choice.method, samples=samples)
 
 
 def _ranges(
-    group: RangeGroup,
-    constants: dict[str, NDArray[np.float32]],
-    statistics: Statistics,
-    config: CalibrationConfig,
+    group: RangeGroup, amax: NDArray[np.float64], *, method: str, samples: int
 ) -> Iterable[TensorRange]:
-    weights = [constants[tensor] for tensor in group.tensors if tensor in constants]
-    if len(weights) == len(group.tensors):
-        amax, method = _weights_amax(weights, group.spec)
-        samples = 0
-    else:
-        amax, method = _activation_amax(group, _together(group, constants, statistics), config)
-        samples = statistics.samples
-    floor = SCALE_FLOOR * group.spec.dtype.qmax
-    kept = tuple(np.maximum(amax, floor).tolist())
+    """One entry a tensor, not below what the smallest scale stands for."""
+    kept = tuple(np.maximum(amax, SCALE_FLOOR * group.spec.dtype.qmax).tolist())
     return [TensorRange(tensor, kept, method, samples) for tensor in group.tensors]
-
-
-def _weights_amax(
-    weights: Sequence[NDArray[np.float32]], spec: QuantSpec
-) -> tuple[NDArray[np.float64], str]:
-    chosen = [weight_amax(weight, spec) for weight in weights]
-    return np.max([amax for amax, _ in chosen], axis=0), chosen[0][1]
-
-
-def _together(
-    group: RangeGroup, constants: dict[str, NDArray[np.float32]], statistics: Statistics
-) -> TensorStatistics:
-    """The statistics of all values that the group's range is for."""
-    if not isinstance(group.spec.granularity, PerTensor):
-        raise PlacementError(
-            "the plan quantizes an activation per-channel, which TensorRT does not run in INT8",
-            tensor=group.tensors[0],
-            fix="quantize activations per-tensor",
-        )
-    together = TensorStatistics()
-    for tensor in group.tensors:
-        if tensor in constants:
-            together.observe(constants[tensor])
-        else:
-            together.add(_found(tensor, statistics))
-    return together
-
-
-def _found(tensor: str, statistics: Statistics) -> TensorStatistics:
-    found = statistics.tensors.get(tensor)
-    if found is None or found.values == 0:
-        raise DataError(
-            "there are no statistics of a tensor that the plan quantizes",
-            tensor=tensor,
-            fix="collect statistics for this plan, from data that reaches the tensor",
-        )
-    return found
-
-
-def _activation_amax(
-    group: RangeGroup, together: TensorStatistics, config: CalibrationConfig
-) -> tuple[NDArray[np.float64], str]:
-    method = "mse" if config.method == "auto" else config.method
-    calibrator: Calibrator = CALIBRATORS[method](together, dtype=group.spec.dtype)
-    if isinstance(calibrator, Percentile):
-        calibrator.percentile = config.percentile
-    return np.array([calibrator.amax()]), method

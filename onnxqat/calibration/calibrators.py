@@ -6,11 +6,13 @@ A calibrator is a class of two methods, `observe(x)` and `amax()`, and a line in
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxqat.calibration.config import CalibrationConfig
 from onnxqat.calibration.error import quantization_error
 from onnxqat.calibration.histogram import TensorStatistics
 from onnxqat.core.spec import QuantDtype
@@ -157,3 +159,19 @@ CALIBRATORS: dict[str, Callable[..., Calibrator]] = {
     "entropy": Entropy,
     "mse": Mse,
 }
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A range, and the calibrator that chose it."""
+
+    amax: float
+    method: str
+
+
+def chosen_by(method: str, statistics: TensorStatistics, config: CalibrationConfig) -> Choice:
+    """The range that a calibrator chooses."""
+    calibrator = CALIBRATORS[method](statistics)
+    if isinstance(calibrator, Percentile):
+        calibrator.percentile = config.percentile
+    return Choice(calibrator.amax(), method)

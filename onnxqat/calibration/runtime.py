@@ -18,6 +18,8 @@ Arrays = Mapping[str, NDArray[Any]]
 
 _SERIALIZABLE = 1 << 30
 """Bytes of a model that is handed over in memory; protobuf itself ends at 2 GB."""
+_ONLY_ERRORS = 3
+"""ONNX Runtime's log level."""
 
 
 class TensorReader:
@@ -30,7 +32,11 @@ class TensorReader:
         inputs = {tensor.name for tensor in graph.inputs}
         self._fed = [name for name in tensors if name in inputs]
         self._computed = [name for name in tensors if name not in inputs]
-        self._session = _session(_with_outputs(graph, self._computed), threads)
+        self._session = open_session(
+            _with_outputs(graph, self._computed),
+            threads=threads,
+            optimization=ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+        )
 
     def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """The tensors by name, for one batch of inputs.
@@ -60,16 +66,23 @@ def _with_outputs(graph: Graph, tensors: Sequence[str]) -> onnx.ModelProto:
     return model
 
 
-def _session(model: onnx.ModelProto, threads: int | None) -> ort.InferenceSession:
+def open_session(
+    model: onnx.ModelProto, *, threads: int | None, optimization: ort.GraphOptimizationLevel
+) -> ort.InferenceSession:
+    """An ONNX Runtime session on the CPU, for a model of any size.
+
+    Raises:
+        ModelError: ONNX Runtime cannot load the model.
+    """
     options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
+    options.graph_optimization_level = optimization
+    options.log_severity_level = _ONLY_ERRORS
     if threads is not None:
         options.intra_op_num_threads = threads
     try:
         if model.ByteSize() < _SERIALIZABLE:
             return _open(model.SerializeToString(), options)
-        return _large_session(model, options)
+        return _open_through_files(model, options)
     except Exception as error:
         raise ModelError(
             f"ONNX Runtime cannot load the model: {error}",
@@ -77,7 +90,9 @@ def _session(model: onnx.ModelProto, threads: int | None) -> ort.InferenceSessio
         ) from error
 
 
-def _large_session(model: onnx.ModelProto, options: ort.SessionOptions) -> ort.InferenceSession:
+def _open_through_files(
+    model: onnx.ModelProto, options: ort.SessionOptions
+) -> ort.InferenceSession:
     """A session on a model that is too large to serialize: through files that it keeps open."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"

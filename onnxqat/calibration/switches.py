@@ -1,0 +1,122 @@
+"""A graph in which each range can be set, and switched off, at run time.
+
+One ONNX Runtime session then answers for any number of choices of ranges what they do to the
+model's outputs. Weights stay float: what is asked for is the effect of the activations' ranges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from onnxqat.calibration.groups import RangeGroup
+from onnxqat.calibration.runtime import open_session
+from onnxqat.core.calibration import amax_to_scale
+from onnxqat.core.plan import QuantPlan
+from onnxqat.graph import Graph, to_model
+
+_PREFIX = "onnxqat_switch"
+_ZERO = f"{_PREFIX}_zero_point"
+
+
+class SwitchedGraph:
+    """The model's outputs under any choice of ranges for its activations."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        plan: QuantPlan,
+        groups: Sequence[RangeGroup],
+        *,
+        threads: int | None = None,
+    ) -> None:
+        self._groups = tuple(groups)
+        self._session = open_session(
+            _switched(to_model(graph), plan, self._groups),
+            threads=threads,
+            optimization=ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+        )
+
+    def __call__(
+        self, inputs: Mapping[str, NDArray[Any]], amax: Mapping[RangeGroup, float]
+    ) -> list[NDArray[Any]]:
+        """The outputs, with the groups in `amax` quantized and all others in float."""
+        feeds = dict(inputs)
+        for i, group in enumerate(self._groups):
+            scale = amax_to_scale(np.array(amax.get(group, 1.0)), group.spec.dtype)
+            feeds[_flag(i)] = np.array(group in amax)
+            feeds[_scale(i)] = np.asarray(scale, np.float32)
+        outputs: list[NDArray[Any]] = self._session.run(None, feeds)
+        return outputs
+
+
+def _flag(group: int) -> str:
+    return f"{_PREFIX}_flag_{group}"
+
+
+def _scale(group: int) -> str:
+    return f"{_PREFIX}_scale_{group}"
+
+
+def _switched(
+    model: onnx.ModelProto, plan: QuantPlan, groups: Sequence[RangeGroup]
+) -> onnx.ModelProto:
+    """The model with a switch before every quantized edge; nodes stay in topological order."""
+    group_of = {tensor: i for i, group in enumerate(groups) for tensor in group.tensors}
+    edges = {
+        (placement.edge.node, placement.edge.index)
+        for placement in plan.placements
+        if placement.edge.tensor in group_of
+    }
+    nodes = list(_with_switches(model.graph.node, edges, group_of))
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros((), np.int8), _ZERO))
+    for i in range(len(groups)):
+        model.graph.input.append(helper.make_tensor_value_info(_flag(i), TensorProto.BOOL, []))
+        model.graph.input.append(helper.make_tensor_value_info(_scale(i), TensorProto.FLOAT, []))
+    return model
+
+
+def _with_switches(
+    nodes: Sequence[onnx.NodeProto], edges: set[tuple[str, int]], group_of: Mapping[str, int]
+) -> Iterator[onnx.NodeProto]:
+    switched: dict[str, str] = {}
+    for node in nodes:
+        for index, tensor in enumerate(node.input):
+            if (node.name, index) not in edges or tensor not in group_of:
+                continue
+            if tensor not in switched:
+                switched[tensor] = f"{_PREFIX}_{tensor}"
+                yield _switch(tensor, switched[tensor], group_of[tensor])
+            node.input[index] = switched[tensor]
+        yield node
+
+
+def _switch(tensor: str, output: str, group: int) -> onnx.NodeProto:
+    """`output = DQ(Q(tensor)) if flag else tensor`."""
+    codes, on, off = f"{output}_codes", f"{output}_on", f"{output}_off"
+    scale = _scale(group)
+    quantized = [
+        helper.make_node("QuantizeLinear", [tensor, scale, _ZERO], [codes], f"{output}_q"),
+        helper.make_node("DequantizeLinear", [codes, scale, _ZERO], [on], f"{output}_dq"),
+    ]
+    return helper.make_node(
+        "If",
+        [_flag(group)],
+        [output],
+        f"{output}_if",
+        then_branch=_branch(quantized, on),
+        else_branch=_branch([helper.make_node("Identity", [tensor], [off])], off),
+    )
+
+
+def _branch(nodes: list[onnx.NodeProto], output: str) -> onnx.GraphProto:
+    info = helper.make_tensor_value_info(output, TensorProto.FLOAT, None)
+    return helper.make_graph(nodes, output, [], [info])
