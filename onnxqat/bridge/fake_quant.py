@@ -151,8 +151,10 @@ def _passed(grad: Tensor, x: Tensor, scale: Tensor, passing: tuple[float, float]
     return _between(grad, x / scale, low, high)
 
 
-_between = torch.ops.aten.hardtanh_backward
-"""grad where low < x < high, else 0."""
+def _between(grad: Tensor, x: Tensor, low: float, high: float) -> Tensor:
+    """`grad` where low < x < high, else 0."""
+    passed: Tensor = torch.ops.aten.hardtanh_backward(grad, x, low, high)
+    return passed
 
 
 class _Frozen(torch.autograd.Function):
