@@ -15,6 +15,7 @@ from onnxqat.core.plan import Placement, Skip
 from onnxqat.core.spec import Edge, SharedSpec
 from onnxqat.placement.attention import is_attention_scores, is_single_matrix
 from onnxqat.placement.branches import (
+    activations,
     fusing_node,
     is_residual,
     joins_convs,
@@ -37,7 +38,7 @@ from onnxqat.placement.scene import (
     is_float32,
 )
 from onnxqat.placement.sharing import equal_scale_groups
-from onnxqat.placement.spectra import parts_of_spectra, reads_magnitudes
+from onnxqat.placement.spectra import holds_magnitudes, parts_of_spectra
 from onnxqat.placement.weights import weight_index, weight_spec
 
 Rule = Callable[[Scene], Iterator[Decision]]
@@ -56,10 +57,13 @@ def weighted_op(scene: Scene) -> Iterator[Decision]:
     spectra = parts_of_spectra(scene)
     for node in scene.nodes(*WEIGHTED):
         index = weight_index(node)
+        if index is None and node.op not in CONVOLUTIONS:
+            continue  # a product of activations is a matter of the next rule
         obstacle = _obstacle_of_weights(scene, node) or _obstacle_of_range(node, spectra)
-        if obstacle is not None:
-            yield from (Skip(edge_at(node, i), "weighted_op", obstacle) for i in (0, 1))
-        elif index is not None:
+        if index is None or obstacle is not None:
+            reason = obstacle or "its weights are computed, so that they have no scale a channel"
+            yield from (Skip(edge_at(node, i), "weighted_op", reason) for i in (0, 1))
+        else:
             data, weights = edge_at(node, 1 - index), edge_at(node, index)
             reason = f"{node.op} reads its data in INT8 (P1, P2)"
             yield Placement(data, scene.activation, "weighted_op", reason)
@@ -68,20 +72,17 @@ def weighted_op(scene: Scene) -> Iterator[Decision]:
 
 
 def _obstacle_of_weights(scene: Scene, node: gs.Node) -> str | None:
-    """Why a weighted op stays in float; None where it has to, or is a matter of another rule."""
     if node.op not in scene.config.compiler.weighted_ops:
         return f"the compiler of profile '{scene.config.profile}' runs it in float (P4)"
     if node.op == "ConvTranspose" and node.attrs.get("group", 1) != 1:
         return "the weights of a grouped ConvTranspose have no axis of output channels (P4)"
-    if node.op in CONVOLUTIONS and weight_index(node) is None:
-        return "its weights are computed by nodes, so that they have no scale a channel (P1)"
-    return None if weight_index(node) is None else _obstacle_of_operands(node)
+    return _obstacle_of_operands(node)
 
 
 def _obstacle_of_range(node: gs.Node, spectra: frozenset[str]) -> str | None:
     if node.outputs[0].name in spectra:
         return "it computes a spectrum, whose magnitudes span more than INT8 holds (P19)"
-    if reads_magnitudes(node, spectra):
+    if any(holds_magnitudes(x, spectra) for x in activations(node)):
         return "it reads a spectrum's magnitudes, which span more than INT8 holds (P19)"
     return None
 

@@ -34,9 +34,9 @@ def parts_of_spectra(scene: Scene) -> frozenset[str]:
     return frozenset(found)
 
 
-def reads_magnitudes(node: gs.Node, parts: frozenset[str]) -> bool:
-    """Whether an op reads magnitudes of spectra as they are, with no logarithm in between."""
-    above = upstream(node.inputs[0], lambda x: x.op in _SUMS or _is_linear(x))
+def holds_magnitudes(tensor: gs.Tensor, parts: frozenset[str]) -> bool:
+    """Whether a tensor holds magnitudes of spectra as they are, not their logarithm."""
+    above = upstream(tensor, lambda x: x.op in _SUMS or _is_linear(x))
     return any(_is_square(x) and x.inputs[0].name in parts for x in above)
 
 

@@ -127,13 +127,13 @@ def test_activations_have_one_scale_each_and_only_weights_one_a_channel(graph: G
 
 
 def meaning(plan: QuantPlan, named: Callable[[str], str]) -> object:
-    """What a plan says, with its names translated: formats, skips and groups."""
+    """What a plan says, with its names translated: formats, skips, shared scales."""
 
     def edge(x: Edge) -> Edge:
         return Edge(named(x.tensor), named(x.node), x.index)
 
     formats = {(edge(x.edge), plan.spec_of(x.edge)) for x in plan.placements}
-    groups = {frozenset(named(x) for x in group) for group in plan.groups.values()}
+    groups = {frozenset(map(named, group)) for group in plan.groups.values() if len(group) > 1}
     return formats, {(edge(x.edge), x.rule) for x in plan.skips}, groups
 
 

@@ -78,3 +78,24 @@ def test_an_embedding_that_is_normalized_to_length_one_is_no_spectrum() -> None:
         y = Div (a, length)
     }"""
     assert len(plan_of(text, {"w": (8, 8)}).placements) == 2
+
+
+def test_a_product_of_activations_is_no_filter_even_where_it_is_squared() -> None:
+    text = """g (float[4, 4] x) => (float[4, 4] y) {
+        a = MatMul (x, x)
+        square = Mul (a, a)
+        y = Sqrt (square)
+    }"""
+    assert len(plan_of(text, {}).placements) == 2
+
+
+def test_filters_on_the_left_are_known_too() -> None:
+    text = """g (float[64, 5] x) => (float[8, 5] y) {
+        re = MatMul (real, x)
+        square = Mul (re, re)
+        magnitude = Sqrt (square)
+        y = MatMul (mel, magnitude)
+    }"""
+    plan = plan_of(text, {"real": (16, 64), "mel": (8, 16)})
+    assert "computes a spectrum" in why_float(plan, "x", "MatMul_re", 1)
+    assert "magnitudes" in why_float(plan, "magnitude", "MatMul_y", 1)
