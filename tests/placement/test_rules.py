@@ -160,6 +160,33 @@ def test_a_conv_that_others_read_too_is_no_bare_branch() -> None:
     }
 
 
+def test_asking_for_the_shape_of_a_tensor_is_not_reading_it() -> None:
+    text = f"""g ({IMAGE} x) => ({IMAGE} y, int64[4] n) {{
+        a = Conv <pads = [1,1,1,1]> (x, w)
+        b = Relu (a)
+        e = Conv <pads = [1,1,1,1]> (b, w)
+        n = Shape (e)
+        y = Add (b, e)
+    }}"""
+    plan = plan_of(text)
+    assert placed(plan, "Add_y") == {"b -> Add_y[0]: int8 per tensor"}
+    assert all(x.edge.node != "Shape_n" for x in (*plan.placements, *plan.skips))
+
+
+def test_a_conv_that_a_subgraph_reads_is_no_bare_branch() -> None:
+    text = f"""g (bool c, {IMAGE} x) => ({IMAGE} y, {IMAGE} z) {{
+        a = Conv <pads = [1,1,1,1]> (x, w)
+        b = Relu (a)
+        e = Conv <pads = [1,1,1,1]> (b, w)
+        y = Add (b, e)
+        z = If (c) <
+            then_branch = t () => ({IMAGE} u) {{ u = Relu (e) }},
+            else_branch = f () => ({IMAGE} u) {{ u = Neg (e) }}
+        >
+    }}"""
+    assert "e -> Add_y[1]: int8 per tensor" in placed(plan_of(text), "Add_y")
+
+
 def test_without_a_conv_branch_all_inputs_are_read_in_int8() -> None:
     text = f"""g ({IMAGE} x) => ({IMAGE} y) {{
         a = Conv <pads = [1,1,1,1]> (x, w)
