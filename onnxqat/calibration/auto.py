@@ -77,9 +77,9 @@ def choose(
         for group, seen in values.items()
     }
     trials = _trials({g: seen for g, seen in values.items() if not is_fixed[g]}, config)
-    if not trials:
+    batches = _spread(data, samples) if trials else []
+    if not batches:
         return choices
-    batches = _spread(data, samples)
     measure = _OutputError(
         SwitchedGraph(graph, plan, tuple(values), threads=config.threads), batches
     )
@@ -98,15 +98,18 @@ def _probabilities(graph: Graph) -> frozenset[str]:
 
 def _trials(values: Values, config: CalibrationConfig) -> dict[RangeGroup, list[Choice]]:
     """What to try for each group whose calibrators disagree, the greatest disagreement first."""
-    trials: dict[RangeGroup, list[Choice]] = {}
-    spread: dict[RangeGroup, float] = {}
-    for group, seen in values.items():
-        proposed = [chosen_by(method, seen, config) for method in CALIBRATORS]
-        amax = [choice.amax for choice in proposed if choice.amax > 0]
-        spread[group] = max(amax, default=1) / min(amax, default=1)
-        if spread[group] >= _DISAGREEMENT:
-            trials[group] = proposed
-    return {group: trials[group] for group in sorted(trials, key=lambda g: -spread[g])}
+    proposed = {
+        group: [chosen_by(method, seen, config) for method in CALIBRATORS]
+        for group, seen in values.items()
+        if seen.amax > 0
+    }
+    spread = {group: _ratio_of_extremes(choices) for group, choices in proposed.items()}
+    contested = [group for group in proposed if spread[group] >= _DISAGREEMENT]
+    return {group: proposed[group] for group in sorted(contested, key=lambda g: -spread[g])}
+
+
+def _ratio_of_extremes(choices: list[Choice]) -> float:
+    return max(choice.amax for choice in choices) / min(choice.amax for choice in choices)
 
 
 def _spread(data: Dataset, samples: int) -> list[Batch]:

@@ -51,7 +51,14 @@ def calibrate(
     activations = [group for group in groups if not group.is_weights(constants)]
     if statistics is None:
         wanted = [t for group in activations for t in group.tensors if t not in constants]
-        statistics = collect(graph, wanted, data, config=config, on_progress=on_progress)
+        statistics = collect(
+            graph,
+            wanted,
+            data,
+            config=config,
+            histograms=config.method != "max",
+            on_progress=on_progress,
+        )
     else:
         statistics.check_model(graph)
     values = {group: together(group, constants, statistics) for group in activations}

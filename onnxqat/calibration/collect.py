@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from onnxqat.calibration.config import CalibrationConfig
 from onnxqat.calibration.histogram import TensorStatistics
-from onnxqat.calibration.runtime import TensorReader
+from onnxqat.calibration.runtime import Arrays, TensorReader
 from onnxqat.calibration.statistics import Statistics, fingerprint
 from onnxqat.core.errors import DataError
 from onnxqat.data import Batch, Dataset
@@ -29,31 +30,53 @@ def collect(
     data: Dataset,
     *,
     config: CalibrationConfig = _DEFAULTS,
+    histograms: bool = True,
     on_progress: Progress | None = None,
 ) -> Statistics:
     """Statistics of `tensors` over the data; memory does not depend on the number of samples.
+
+    Args:
+        graph: The FP32 graph.
+        tensors: Names of activations.
+        data: Samples.
+        config: How much data, and the threads.
+        histograms: Whether magnitudes are counted, or only extremes kept, which `max` needs.
+        on_progress: Called after each batch.
 
     Raises:
         DataError: The data does not fit the model, or makes an activation NaN or infinite.
         ModelError: ONNX Runtime cannot run the model.
     """
-    observed = {name: TensorStatistics() for name in sorted(set(tensors))}
+    begin = TensorStatistics if histograms else TensorStatistics.of_extremes
+    observed = {name: begin() for name in sorted(set(tensors))}
     reader = TensorReader(graph, tuple(observed), threads=config.threads)
     size = config.batch_size or _batch_size(reader, data)
     total = _total(data, config)
     done = 0
-    for number, batch in enumerate(data.batches(size, samples=config.samples)):
-        _observe(observed, reader, batch, number)
+    batches = data.batches(size, samples=config.samples)
+    for number, (batch, values) in enumerate(_run_ahead(reader, batches)):
+        _observe(observed, values, number)
         done += len(batch)
         if on_progress is not None:
             on_progress(done, total)
     return Statistics(fingerprint(graph), done, observed)
 
 
-def _observe(
-    observed: dict[str, TensorStatistics], reader: TensorReader, batch: Batch, number: int
-) -> None:
-    for name, values in reader(batch.inputs).items():
+def _run_ahead(reader: TensorReader, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Arrays]]:
+    """Each batch with its activations, the next batch being run while one is looked at."""
+    with ThreadPoolExecutor(1) as pool:
+        running: tuple[Batch, Future[Arrays]] | None = None
+        for batch in batches:
+            following = (batch, pool.submit(reader, batch.inputs))
+            if running is not None:
+                yield running[0], running[1].result()
+            running = following
+        if running is not None:
+            yield running[0], running[1].result()
+
+
+def _observe(observed: dict[str, TensorStatistics], read: Arrays, number: int) -> None:
+    for name, values in read.items():
         if not observed[name].observe(values):
             raise DataError(
                 "an activation is NaN or infinite",

@@ -22,7 +22,7 @@ class CalibrationConfig:
     batch_size: int | None = None
     """Samples a run; None takes as many as keep the activations in the processor's cache."""
     threads: int | None = None
-    """Threads of ONNX Runtime; None takes all cores."""
+    """Threads of ONNX Runtime; None takes all cores but the one that looks at the activations."""
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:

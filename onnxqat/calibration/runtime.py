@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,22 +24,15 @@ _ONLY_ERRORS = 3
 
 
 class TensorReader:
-    """Runs a graph and returns the tensors that were asked for.
-
-    Graph optimizations are off, so that every tensor keeps its name and value.
-    """
+    """Runs a graph and returns the tensors that were asked for."""
 
     def __init__(self, graph: Graph, tensors: Sequence[str], *, threads: int | None = None) -> None:
         inputs = {tensor.name for tensor in graph.inputs}
         self._fed = [name for name in tensors if name in inputs]
         self._computed = [name for name in tensors if name not in inputs]
-        self._session = open_session(
-            _with_outputs(graph, self._computed),
-            threads=threads,
-            optimization=ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
-        )
+        self._session = open_session(_with_outputs(graph, self._computed), threads=threads)
 
-    def __call__(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+    def __call__(self, inputs: Arrays) -> Arrays:
         """The tensors by name, for one batch of inputs.
 
         Raises:
@@ -66,19 +60,18 @@ def _with_outputs(graph: Graph, tensors: Sequence[str]) -> onnx.ModelProto:
     return model
 
 
-def open_session(
-    model: onnx.ModelProto, *, threads: int | None, optimization: ort.GraphOptimizationLevel
-) -> ort.InferenceSession:
+def open_session(model: onnx.ModelProto, *, threads: int | None) -> ort.InferenceSession:
     """An ONNX Runtime session on the CPU, for a model of any size.
+
+    Optimizations may fuse nodes, but never away a tensor that is an output of the model.
 
     Raises:
         ModelError: ONNX Runtime cannot load the model.
     """
     options = ort.SessionOptions()
-    options.graph_optimization_level = optimization
     options.log_severity_level = _ONLY_ERRORS
-    if threads is not None:
-        options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads or max((os.cpu_count() or 2) - 1, 1)
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         if model.ByteSize() < _SERIALIZABLE:
             return _open(model.SerializeToString(), options)
@@ -93,7 +86,12 @@ def open_session(
 def _open_through_files(
     model: onnx.ModelProto, options: ort.SessionOptions
 ) -> ort.InferenceSession:
-    """A session on a model that is too large to serialize: through files that it keeps open."""
+    """A session on a model that is too large to serialize: through files that it keeps open.
+
+    Its weights are used as they lie there: no copy of them is packed or fused for speed.
+    """
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.add_session_config_entry("session.disable_prepacking", "1")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         onnx.save_model(model, path, save_as_external_data=True, location="weights")

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -40,7 +39,6 @@ class SwitchedGraph:
         self._session = open_session(
             _switched(to_model(graph), plan, self._groups),
             threads=threads,
-            optimization=ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
         )
 
     def __call__(
