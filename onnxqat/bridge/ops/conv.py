@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from onnxqat.bridge.ops.registry import Weight, op
 from onnxqat.bridge.ops.window import Sizes, begin_and_end, pad
+from onnxqat.core.errors import ModelError
 
 _CONV: dict[int, Callable[..., Tensor]] = {
     1: functional.conv1d,
@@ -77,7 +78,8 @@ def conv_transpose(
         extra=extra,
     )
     run = _CONV_TRANSPOSE[rank]
-    if before == after and all(e < s for e, s in zip(extra, strides, strict=True)):
+    fits = all(e < s and b >= 0 for e, s, b in zip(extra, strides, before, strict=True))
+    if before == after and fits:
         return run(X, W, B, strides, before, extra, group, dilations)
     full = run(X, W, None, strides, 0, 0, group, dilations)
     grow = tuple(e - a for e, a in zip(extra, after, strict=True))
@@ -108,6 +110,12 @@ def _crop(
             size, kernel, strides, dilations, extra, wanted[-rank:], strict=True
         )
     ]
+    if output_shape is None and min(total) < 0:
+        raise ModelError(
+            f"auto_pad {auto_pad} with strides longer than the kernel: the output shapes differ "
+            "between ONNX and its runtimes",
+            fix="write the pads out",
+        )
     half = tuple(t // 2 for t in total)
     rest = tuple(t - t // 2 for t in total)
     return (half, rest) if auto_pad == "SAME_UPPER" else (rest, half)

@@ -19,6 +19,7 @@ from onnxqat.bridge.ops.window import (
     pad,
     stride_view,
 )
+from onnxqat.core.errors import ModelError
 
 _MAX: dict[int, Callable[..., Tensor]] = {
     1: functional.max_pool1d,
@@ -60,13 +61,25 @@ class _Windows:
             dilations=self.dilations,
         )
         self.ceil_mode = bool(ceil_mode) and auto_pad == "NOTSET"
-        self.counts = output_sizes(
+        self.counts = self._counts(self.ceil_mode)
+        is_dilated = any(d != 1 for d in self.dilations)
+        if (auto_pad.startswith("SAME") and is_dilated) or (
+            auto_pad == "VALID" and ceil_mode and self.counts != self._counts(True)
+        ):
+            raise ModelError(
+                f"a pool with auto_pad {auto_pad} and dilations or ceil_mode: the output shapes "
+                "differ between ONNX and its runtimes",
+                fix="write the pads out",
+            )
+
+    def _counts(self, ceil_mode: bool) -> list[int]:
+        return output_sizes(
             size=self.size,
-            kernel=kernel,
+            kernel=self.kernel,
             strides=self.strides,
             dilations=self.dilations,
             pads=(self.before, self.after),
-            ceil_mode=self.ceil_mode,
+            ceil_mode=ceil_mode,
         )
 
     @property

@@ -24,7 +24,7 @@ def schema_of(name: str, version: int) -> Any:
 
 
 def default_of(attribute: Any) -> Any:
-    """The default in the schema as Python has it: None for none, `empty` where one must be given."""
+    """The default in the schema as Python has it; `empty` where a value must be given."""
     if attribute.default_value.name:
         value = helper.get_attribute_value(attribute.default_value)
         if isinstance(value, bytes):
@@ -85,8 +85,10 @@ def test_no_attribute_is_unknown_to_every_version(domain: str, name: str, versio
 
 def test_look_up_takes_the_version_that_the_opset_means() -> None:
     clip_6, clip_13 = (find("Clip", domain="", opset=opset) for opset in (10, 17))
-    assert clip_6 is not None and clip_6.versions == (6,)
-    assert clip_13 is not None and 13 in clip_13.versions
+    assert clip_6 is not None
+    assert clip_13 is not None
+    assert clip_6.versions == (6,)
+    assert 13 in clip_13.versions
 
 
 def test_look_up_never_takes_a_neighbouring_version() -> None:
