@@ -36,7 +36,7 @@ lint: $(VENV)/.for-development ## style, types and layer contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy tools models
+	$(BIN)/mypy tools
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.for-development ## time and memory of `quantize` against other tools
