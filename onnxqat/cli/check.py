@@ -87,7 +87,7 @@ def build(
     from onnxqat.engine import heavy_nodes
     from onnxqat.report.console import engine_table
 
-    check_writable(output)
+    check_writable(output, inputs=[model])
     built = build_stage(
         model,
         backend=backend,

@@ -99,7 +99,7 @@ def quantize(
     from onnxqat.placement import PlacementConfig
     from onnxqat.placement import place as place_stage
 
-    check_writable(output)
+    check_writable(output, inputs=[model])
     start = time.perf_counter()
     source = read_source(data)
     original = load(model)

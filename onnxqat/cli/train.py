@@ -70,13 +70,13 @@ def finetune(
     from onnxqat.auditing import audit
     from onnxqat.bridge import to_torch, write_back
     from onnxqat.cli.progress import TrainingProgress
-    from onnxqat.core.errors import TrainingError
-    from onnxqat.graph import load, prepare, save
+    from onnxqat.core.errors import ModelError, TrainingError
+    from onnxqat.graph import load, prepare, qdq_pairs, save
     from onnxqat.report.console import findings_table
     from onnxqat.training import FinetuneConfig
     from onnxqat.training import finetune as finetune_stage
 
-    check_writable(output)
+    check_writable(output, inputs=[qdq, teacher])
     config = FinetuneConfig(
         steps=steps,
         epochs=epochs,
@@ -89,6 +89,12 @@ def finetune(
         workers=workers,
     )
     student = load(qdq)
+    if not qdq_pairs(student):
+        raise ModelError(
+            "the model has no Q/DQ pair, so there is nothing to fine-tune for",
+            at=f"file '{qdq}'",
+            fix="quantize it first: onnxqat quantize",
+        )
     dataset = _opened(data, student)
     held_out = _opened(validation, student) if validation is not None else None
     for finding in audit(student):

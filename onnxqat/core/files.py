@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,12 +28,18 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def check_writable(path: Path) -> None:
+def check_writable(path: Path, *, inputs: Sequence[Path] = ()) -> None:
     """Fail now instead of after an hour's work if `path` could not be written.
 
+    Args:
+        path: The file that will be written.
+        inputs: The user's files, which are never overwritten.
+
     Raises:
-        ConfigError: The folder does not exist, or cannot be written.
+        ConfigError: The folder does not exist, cannot be written, or `path` is one of `inputs`.
     """
+    if path.exists() and any(given.exists() and path.samefile(given) for given in inputs):
+        raise ConfigError(f"{path} is an input, and inputs are not overwritten", fix="rename it")
     _reserve(path).unlink()
 
 

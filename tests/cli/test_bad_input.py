@@ -127,13 +127,26 @@ def test_an_output_folder_that_cannot_be_made_is_told(capsys, tmp_path, net):
     assert_refused(capsys, run("run", recipe, "--out", blocked / "out"), "output folder")
 
 
-def test_unknown_ops_are_listed_together(capsys, tmp_path):
+def test_the_users_own_file_is_not_overwritten(capsys, net):
+    before = net[0].read_bytes()
+    code = run("quantize", net[0], "--data", net[1], "-o", net[0])
+    assert_refused(capsys, code, "not overwritten")
+    assert net[0].read_bytes() == before
+
+
+def test_a_model_without_qdq_is_not_fine_tuned(capsys, tmp_path, net):
+    out = tmp_path / "out.onnx"
+    code = run("finetune", net[0], "--teacher", net[0], "--data", net[1], "-o", out)
+    assert_refused(capsys, code, "no Q/DQ pair", "onnxqat quantize", out=out)
+
+
+def test_unknown_ops_are_listed_together(capsys, tmp_path, net):
     path = tmp_path / "unknown.onnx"
     onnx.save(unknown_op_net(), path)
     data = tmp_path / "x.npz"
     np.savez(data, x=np.zeros((4, 3), np.float32))
     out = tmp_path / "out.onnx"
-    code = run("finetune", path, "--teacher", path, "--data", data, "-o", out)
+    code = run("finetune", path, "--teacher", net[0], "--data", data, "-o", out)
     assert_refused(capsys, code, "Wobble", "Wibble", "first", "second", out=out)
 
 

@@ -69,15 +69,19 @@ def write_net(folder: Path, *, samples: int = 64, seed: int = 0) -> tuple[Path, 
 
 
 def unknown_op_net() -> onnx.ModelProto:
-    """A model with two nodes of a domain that nobody knows."""
+    """A Q/DQ model with two nodes of a domain that nobody knows."""
+    pair = [numpy_helper.from_array(np.float32(0.1), "s"), numpy_helper.from_array(np.int8(0), "z")]
     graph = helper.make_graph(
         [
-            helper.make_node("Wobble", ["x"], ["y"], name="first", domain="acme"),
-            helper.make_node("Wibble", ["y"], ["z"], name="second", domain="acme"),
+            helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"], name="quantize"),
+            helper.make_node("DequantizeLinear", ["q", "s", "z"], ["dq"], name="dequantize"),
+            helper.make_node("Wobble", ["dq"], ["y"], name="first", domain="acme"),
+            helper.make_node("Wibble", ["y"], ["w"], name="second", domain="acme"),
         ],
         "unknown",
         [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 3])],
-        [helper.make_tensor_value_info("z", onnx.TensorProto.FLOAT, ["n", 3])],
+        [helper.make_tensor_value_info("w", onnx.TensorProto.FLOAT, ["n", 3])],
+        pair,
     )
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("acme", 1)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=8)
