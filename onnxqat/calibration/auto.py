@@ -1,18 +1,18 @@
 """The best calibrator for each tensor.
 
 On networks of every kind the least squared error of the tensor itself (`mse`) is the best rule,
-with two exceptions that its error does not show:
+with two exceptions that this error does not show:
 
 - Probabilities. Where attention looks at one place, a Softmax output is near 1; most of its values
   are near 0. Clipping the few large ones costs little squared error, and much of the output. Their
   range is [0, 1] anyway, so they keep their maximum.
 - Tensors whose large values do not matter, as the loudness in a spectrogram when a normalization
-  follows. No statistic of the tensor tells; the calibrators then disagree by a factor of two or
-  more. Only for these tensors each calibrator's range is tried, by what it does to the model's
-  outputs on a few samples, with all other activations quantized too.
+  follows. No statistic of the tensor tells. But one such tensor makes most of the error of the
+  model's outputs, and halving again and again what is quantized finds it with few runs. Only for
+  such a tensor other ranges are tried, by what they do to the outputs on a few samples.
 
-Trying more, finer or everywhere was measured to gain nothing on unseen data: the differences are
-smaller than the chance that a few samples bring in.
+Trying every tensor, or taking smaller gains, was measured to gain nothing on unseen data: such
+differences are smaller than the chance that a few samples bring in.
 """
 
 from __future__ import annotations
@@ -33,19 +33,17 @@ from onnxqat.core.plan import QuantPlan
 from onnxqat.data import Batch, Dataset
 from onnxqat.graph import Graph
 
-_DISAGREEMENT = 2.0
-"""Ratio of the largest to the smallest range proposed, from which on the ranges are tried."""
-_ALIKE = 1.2
-"""Ranges closer than this factor are not worth a trial of their own."""
-_GAIN = 0.7
+_DOMINANT = 0.3
+"""Share of the output error from which on a tensor's range is tried."""
+_ENOUGH_GAIN = 0.7
 """A range is taken when it brings the output error below this share of what it was."""
+_LADDER = tuple(2 ** (-i / 2) for i in range(1, 9))
+"""Ranges tried besides the calibrators' own, relative to the maximum: down to 1/16."""
 _TRIAL_SAMPLES = 16
-_LONGEST_SEARCH = 512
-"""Samples that all trials of a model may run together: as many as calibration itself uses."""
+_LONGEST_SEARCH = 64
+"""Runs over the trial samples: twice the work of calibrating on 512 samples."""
 
-_SHAPE_OPS = frozenset(
-    {"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
-)
+_SHAPE_OPS = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 
 Values = Mapping[RangeGroup, TensorStatistics]
 Choices = dict[RangeGroup, Choice]
@@ -71,19 +69,16 @@ def choose(
         config: The share that `percentile` keeps, and the threads.
     """
     probabilities = _probabilities(graph)
-    is_fixed = {group: not probabilities.isdisjoint(group.tensors) for group in values}
     choices = {
-        group: chosen_by("max" if is_fixed[group] else "mse", seen, config)
+        group: chosen_by("mse" if probabilities.isdisjoint(group.tensors) else "max", seen, config)
         for group, seen in values.items()
     }
-    trials = _trials({g: seen for g, seen in values.items() if not is_fixed[g]}, config)
-    batches = _spread(data, samples) if trials else []
-    if not batches:
+    batches = _spread(data, samples)
+    if not (choices and batches):
         return choices
-    measure = _OutputError(
-        SwitchedGraph(graph, plan, tuple(values), threads=config.threads), batches
-    )
-    return _search(choices, trials, measure)
+    model = SwitchedGraph(graph, plan, tuple(values), threads=config.threads)
+    search = _Search(_OutputError(model, batches), values, config)
+    return search.improved(choices)
 
 
 def _probabilities(graph: Graph) -> frozenset[str]:
@@ -94,22 +89,6 @@ def _probabilities(graph: Graph) -> frozenset[str]:
         if node.op == "Softmax" or is_reshaped:
             found.update(output.name for output in node.outputs)
     return frozenset(found)
-
-
-def _trials(values: Values, config: CalibrationConfig) -> dict[RangeGroup, list[Choice]]:
-    """What to try for each group whose calibrators disagree, the greatest disagreement first."""
-    proposed = {
-        group: [chosen_by(method, seen, config) for method in CALIBRATORS]
-        for group, seen in values.items()
-        if seen.amax > 0
-    }
-    spread = {group: _ratio_of_extremes(choices) for group, choices in proposed.items()}
-    contested = [group for group in proposed if spread[group] >= _DISAGREEMENT]
-    return {group: proposed[group] for group in sorted(contested, key=lambda g: -spread[g])}
-
-
-def _ratio_of_extremes(choices: list[Choice]) -> float:
-    return max(choice.amax for choice in choices) / min(choice.amax for choice in choices)
 
 
 def _spread(data: Dataset, samples: int) -> list[Batch]:
@@ -129,9 +108,10 @@ class _OutputError:
     def __init__(self, model: SwitchedGraph, batches: list[Batch]) -> None:
         self._model, self._batches = model, batches
         self._reference = [model(batch.inputs, {}) for batch in batches]
-        self.samples = sum(map(len, batches))
+        self.runs = 0
 
-    def __call__(self, choices: Choices) -> float:
+    def __call__(self, choices: Mapping[RangeGroup, Choice]) -> float:
+        self.runs += 1
         amax = {group: choice.amax for group, choice in choices.items()}
         logs = [
             np.log(_relative_error(reference, self._model(batch.inputs, amax)))
@@ -150,26 +130,41 @@ def _relative_error(reference: list[NDArray[Any]], outputs: list[NDArray[Any]]) 
     )
 
 
-def _search(
-    choices: Choices, trials: Mapping[RangeGroup, list[Choice]], measure: _OutputError
-) -> Choices:
-    """The choices, each replaced by the trial that makes the outputs clearly better."""
-    runs = max(_LONGEST_SEARCH // measure.samples, 1)
-    best = measure(choices)
-    for group, choice in islice(_distinct(choices, trials), runs):
-        error = measure({**choices, group: choice})
-        if error < best * _GAIN:
-            choices, best = {**choices, group: choice}, error
-    return choices
+class _Search:
+    """Finds the tensors that make most of the output error, and better ranges for them."""
 
+    def __init__(self, error: _OutputError, values: Values, config: CalibrationConfig) -> None:
+        self._error, self._values, self._config = error, values, config
 
-def _distinct(
-    choices: Choices, trials: Mapping[RangeGroup, list[Choice]]
-) -> Iterator[tuple[RangeGroup, Choice]]:
-    """The trials that differ from the first choice and from each other."""
-    for group, proposed in trials.items():
-        tried = [choices[group].amax]
-        for choice in proposed:
-            if all(max(choice.amax / a, a / choice.amax) >= _ALIKE for a in tried):
-                tried.append(choice.amax)
-                yield group, choice
+    def improved(self, choices: Choices) -> Choices:
+        """The choices, with another range wherever that makes the outputs clearly better."""
+        error = self._error(choices)
+        for group in self._dominant(choices, list(choices), threshold=_DOMINANT * error):
+            trials = {self._error({**choices, group: c}): c for c in self._proposals(group)}
+            least = min(trials)
+            if least < _ENOUGH_GAIN * error:
+                return self.improved({**choices, group: trials[least]})
+        return choices
+
+    def _dominant(
+        self, choices: Choices, groups: list[RangeGroup], *, threshold: float
+    ) -> Iterator[RangeGroup]:
+        """The groups that, quantized alone, still make an error above the threshold."""
+        if self._error.runs >= _LONGEST_SEARCH:
+            return
+        if self._error({group: choices[group] for group in groups}) < threshold:
+            return
+        if len(groups) == 1:
+            yield groups[0]
+            return
+        middle = len(groups) // 2
+        for half in (groups[:middle], groups[middle:]):
+            yield from self._dominant(choices, half, threshold=threshold)
+
+    def _proposals(self, group: RangeGroup) -> list[Choice]:
+        """Every calibrator's range, and a ladder of ranges below the maximum."""
+        seen = self._values[group]
+        return [
+            *(chosen_by(method, seen, self._config) for method in CALIBRATORS),
+            *(Choice(seen.amax * share, "ladder") for share in _LADDER),
+        ]

@@ -12,9 +12,11 @@ from onnxqat.calibration.calibrators import Choice, chosen_by
 from onnxqat.calibration.collect import Progress, collect
 from onnxqat.calibration.config import CalibrationConfig
 from onnxqat.calibration.groups import Constants, RangeGroup, constants_of, range_groups, together
+from onnxqat.calibration.histogram import TensorStatistics
 from onnxqat.calibration.statistics import Statistics
 from onnxqat.calibration.weights import weight_amax
 from onnxqat.core.calibration import SCALE_FLOOR, Calibration, TensorRange
+from onnxqat.core.errors import DataError
 from onnxqat.core.plan import QuantPlan
 from onnxqat.data import Dataset
 from onnxqat.graph import Graph
@@ -62,6 +64,8 @@ def calibrate(
     else:
         statistics.check_model(graph)
     values = {group: together(group, constants, statistics) for group in activations}
+    if config.method != "max":
+        _check_histograms(values)
     if config.method == "auto":
         choices = choose(graph, plan, values, data, samples=statistics.samples, config=config)
     else:
@@ -71,6 +75,16 @@ def calibrate(
         *_activation_ranges(choices, statistics.samples),
     ]
     return Calibration(tuple(sorted(ranges, key=lambda r: r.tensor)))
+
+
+def _check_histograms(values: Mapping[RangeGroup, TensorStatistics]) -> None:
+    for group, seen in values.items():
+        if not seen.has_histogram:
+            raise DataError(
+                "of this tensor only extremes were collected, which serve the method max alone",
+                tensor=group.tensors[0],
+                fix="collect statistics with histograms",
+            )
 
 
 def _weight_ranges(group: RangeGroup, constants: Constants) -> Iterable[TensorRange]:
