@@ -147,23 +147,35 @@ def audit(
 
 
 def rule(code: str | None = None, /, *, json: Json = False) -> int:
-    """Print the manual page of an audit rule, or the list of all rules.
+    """Print the manual page of an audit or placement rule, or the list of all rules.
 
     Args:
-        code: The rule's id, as QDQ001.
+        code: An audit rule's id, as QDQ001, or a placement rule's name, as residual_add.
     """
-    from onnxqat.auditing import RULES
     from onnxqat.core.errors import ConfigError
 
-    if code is not None and code not in RULES:
-        raise ConfigError(f"there is no rule {code}", fix=f"choose one of: {', '.join(RULES)}")
-    if code is not None:
-        show.result(RULES[code].manual, as_json=json, table=RULES[code].manual)
-        return 0
-    titles = {code: rule.title for code, rule in sorted(RULES.items())}
-    lines = "\n".join(f"{code}  {title}" for code, title in titles.items())
-    show.result(titles, as_json=json, table=lines)
+    pages = _manual()
+    if code is None:
+        titles = {name: page.splitlines()[0] for name, page in pages.items()}
+        width = max(len(name) for name in titles)
+        lines = "\n".join(f"{name:{width}}  {title}" for name, title in titles.items())
+        show.result(titles, as_json=json, table=lines)
+    elif code in pages:
+        show.result(pages[code], as_json=json, table=pages[code])
+    else:
+        raise ConfigError(f"there is no rule {code}", fix=f"choose one of: {', '.join(pages)}")
     return 0
+
+
+def _manual() -> dict[str, str]:
+    """The pages of all rules: audit rules by id, then placement rules in their order."""
+    from inspect import getdoc
+
+    from onnxqat.auditing import RULES
+    from onnxqat.placement.rules import TENSORRT_RULES
+
+    audit_pages = {code: rule.manual for code, rule in sorted(RULES.items())}
+    return audit_pages | {rule.__name__: getdoc(rule) or "" for rule in TENSORRT_RULES}
 
 
 COMMANDS = (compare, build, audit, rule)

@@ -132,3 +132,12 @@ def test_finetune_improves_on_what_it_starts_from(capsys, files, tmp_path):
         return decode(Comparison, got).sqnr_db
 
     assert error(out) > error(files["qdq"]) + 1
+
+
+def test_every_rule_has_a_page_and_the_list_names_them_all(capsys):
+    assert main(["rule"]) == 0
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert {"QDQ012", "residual_add"} <= set(names)
+    for name in names:
+        assert main(["rule", name]) == 0
+        assert len(capsys.readouterr().out) > 20
