@@ -53,15 +53,15 @@ class OnnxModule(nn.Module):
         self._register(lowered)
 
     def _register(self, lowered: Lowered) -> None:
-        for name, parameter in lowered.parameters.items():
+        for name, parameter in lowered.tensors.parameters.items():
             self.register_parameter(name, parameter)
-        for name, buffer in lowered.buffers.items():
-            self.register_buffer(name, buffer, persistent=name in lowered.persistent)
+        for name, buffer in lowered.tensors.buffers.items():
+            self.register_buffer(name, buffer, persistent=name in lowered.tensors.saved)
         # A plain dict: state and parameters list each scale once, under its initializer's name
-        self._quantizers = dict(lowered.quantizers)
-        self._scales = lowered.scales
-        self._sources = _Shared(lowered.sources)
-        self._codes = lowered.codes
+        self._quantizers = lowered.quantizers.modules
+        self._scales = lowered.quantizers.scales
+        self._codes = lowered.quantizers.codes
+        self._sources = _Shared(lowered.tensors.sources)
 
     @property
     def graph(self) -> Graph:

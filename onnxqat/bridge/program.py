@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onnxqat.bridge.host_values import as_ints, as_scalar, as_tensor, simplest
 from onnxqat.bridge.ops.registry import Reading
+from onnxqat.bridge.values import NUMBER_READINGS, as_numbers, as_scalar, as_tensor, simplest
 from onnxqat.core.errors import ModelError, OnnxqatError
 
 ABSENT = 0
@@ -117,26 +117,25 @@ class HostCall:
 
     function: Callable[..., Any]
     fast: Callable[..., Any] | None
-    attributes: dict[str, Any]
     readings: tuple[Reading, ...]
     output_count: int
 
     def __call__(self, *values: Any) -> Any:
         """Host values for host values."""
         if self.fast is not None:
-            result = self.fast(*values, **self.attributes)
+            result = self.fast(*values)
             if result is not NotImplemented:
                 return result
         read = [_read(v, r) for v, r in zip(values, self.readings, strict=True)]
-        result = self.function(*read, **self.attributes)
+        result = self.function(*read)
         return simplest(result) if self.output_count == 1 else [simplest(r) for r in result]
 
 
 def _read(value: Any, reading: Reading) -> Any:
     if value is None:
         return None
-    if reading is Reading.INTS:
-        return as_ints(value)
+    if reading in NUMBER_READINGS:
+        return as_numbers(value)
     return as_scalar(value) if reading is Reading.SCALAR else as_tensor(value)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -20,16 +20,6 @@ from onnxqat.graph import Graph
 from onnxqat.graph.insert import PLAN_KEY
 from onnxqat.graph.qdq_pairs import QdqPair, qdq_pairs
 from onnxqat.graph.query import constant_value, is_output
-
-
-class NewParameter(Protocol):
-    """Registers the parameter of an initializer and returns its torch name."""
-
-    def __call__(
-        self, constant: gs.Constant, *, value: Tensor | None = None, train: bool = True
-    ) -> str:
-        """The torch name of the parameter for a constant, made on first use."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -55,6 +45,12 @@ class Quantizer:
     def holds_codes(self) -> bool:
         """Whether the file stores codes and no float weights."""
         return self.pair.q_node is None
+
+    def weight(self, scale: Tensor) -> Tensor:
+        """The float weight that stored codes stand for."""
+        codes = torch.from_numpy(_array(self.source).astype(np.int64)) - self.format.zero_point
+        shaped = along(scale.detach(), self.pair.axis, codes.ndim)
+        return codes.to(scale.dtype) * shaped
 
 
 @dataclass(frozen=True)
@@ -172,7 +168,7 @@ _LIMITS = {
 class FakeQuantizers:
     """The fake quantizers of a module, and the parameters that they need."""
 
-    def __init__(self, graph: Graph, new_parameter: NewParameter) -> None:
+    def __init__(self, graph: Graph) -> None:
         self.modules: dict[str, FakeQuantize] = {}
         """By quantized tensor's name."""
         self.scales: dict[str, str] = {}
@@ -181,7 +177,6 @@ class FakeQuantizers:
         """Torch name of a weight that the file stores as codes -> how it is stored."""
         self._graph = graph
         self._entries = quantizers(graph)
-        self._new_parameter = new_parameter
 
     def of(self, node: gs.Node) -> Quantizer | None:
         """The pair of a DequantizeLinear node."""
@@ -223,12 +218,8 @@ class FakeQuantizers:
         self.scales[name] = scale_name
         return module
 
-    def weight(self, entry: Quantizer, module: FakeQuantize) -> str:
-        """The torch name of the float parameter that stands for stored codes."""
-        codes = torch.from_numpy(_array(entry.source).astype(np.int64)) - entry.format.zero_point
-        scale = along(module.scale.detach(), module.axis, codes.ndim)
-        weight = codes.to(scale.dtype) * scale
-        name = self._new_parameter(entry.source, value=weight.clone())
-        before = module.scale.detach().clone()
-        self.codes[name] = Codes(module, entry.format.zero_point, weight, before)
-        return name
+    def note_codes(self, entry: Quantizer, name: str, module: FakeQuantize) -> None:
+        """Keep how the weight of this torch name is stored."""
+        scale = module.scale.detach().clone()
+        weight = entry.weight(scale)
+        self.codes[name] = Codes(module, entry.format.zero_point, weight, scale)

@@ -7,27 +7,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from onnxqat.bridge.ops import host
 from onnxqat.bridge.ops.dtypes import torch_dtype
-from onnxqat.bridge.ops.registry import Ints, Outputs, Scalar, op
+from onnxqat.bridge.ops.registry import Ints, Outputs, Scalar, TensorValue, op
 from onnxqat.core.errors import ModelError
-
-Array = NDArray[Any]
 
 
 @op("Constant", versions=(1, 9))
-def constant_of_tensor(*, value: Array) -> Tensor:
-    return torch.from_numpy(value.copy())
+def constant_of_tensor(*, value: TensorValue) -> Tensor:
+    return value.tensor
 
 
 @op("Constant", versions=(11, 12, 13, 19, 21, 23, 24, 25))
 def constant(
     *,
     sparse_value: Any = None,
-    value: Array | None = None,
+    value: TensorValue | None = None,
     value_float: float | None = None,
     value_floats: tuple[float, ...] | None = None,
     value_int: int | None = None,
@@ -36,7 +33,7 @@ def constant(
     value_strings: tuple[str, ...] | None = None,
 ) -> Tensor:
     if value is not None:
-        return torch.from_numpy(value.copy())
+        return value.tensor
     number = value_float if value_float is not None else value_floats
     if number is not None:
         return torch.tensor(number, dtype=torch.float32)
@@ -47,9 +44,11 @@ def constant(
 
 
 @op("ConstantOfShape", versions=(9, 20, 21, 23, 24, 25), host=host.constant_of_shape)
-def constant_of_shape(input: Ints, *, value: Array | None = None) -> Tensor:
-    fill = torch.zeros(1) if value is None else torch.from_numpy(value.copy()).reshape(1)
-    return fill.expand(input).clone()
+def constant_of_shape(input: Ints, *, value: TensorValue | None = None) -> Tensor:
+    if value is None:
+        return torch.zeros(input)
+    assert value.number is not None
+    return torch.full(input, value.number, dtype=value.dtype)
 
 
 @op("Range", versions=(11, 27), host=host.range_)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 Number = int | bool
 LONGEST = 64
 """Longest tuple; longer values are data, not shapes, and stay tensors."""
@@ -167,11 +169,13 @@ def size(data: Any) -> Any:
 
 def constant_of_shape(input: Any, *, value: Any = None) -> Any:
     """A short tuple, or a number, of one int64 value."""
-    if not isinstance(input, tuple) or len(input) > 1 or value is None or value.dtype != "int64":
+    if not isinstance(input, tuple) or len(input) > 1 or value is None:
+        return NotImplemented
+    if not isinstance(value.number, int) or value.dtype != torch.int64:
         return NotImplemented
     if not input:
-        return int(value.item())
-    return (int(value.item()),) * input[0] if input[0] <= LONGEST else NotImplemented
+        return value.number
+    return (value.number,) * input[0] if input[0] <= LONGEST else NotImplemented
 
 
 def range_(start: Any, limit: Any, delta: Any, *, stash_type: int = 1) -> Any:

@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import onnx
+import torch
 from torch import Tensor
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Outputs",
     "Reading",
     "Scalar",
+    "TensorValue",
     "Weight",
     "find",
     "op",
@@ -34,6 +36,22 @@ __all__ = [
 
 Function = Callable[..., Any]
 F = TypeVar("F", bound=Function)
+
+
+@dataclass(frozen=True)
+class TensorValue:
+    """An attribute that is a tensor."""
+
+    tensor: Tensor
+    """On the CPU; not to be written to."""
+    dtype: torch.dtype
+    number: float | None
+    """Its value, if it has one element; Python's int, float or bool."""
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> TensorValue:
+        """The attribute with this value."""
+        return cls(tensor, tensor.dtype, tensor.item() if tensor.numel() == 1 else None)
 
 
 class Reading(Enum):

@@ -17,7 +17,7 @@ from onnx.backend.test.case.node import collect_testcases
 from onnx.backend.test.case.test_case import TestCase
 
 from onnxqat.bridge import to_torch
-from onnxqat.bridge.lowering import refuse_unknown
+from onnxqat.bridge.coverage import refuse_unknown
 from onnxqat.core.errors import OnnxqatError, UnsupportedOpError
 from onnxqat.graph import as_graph
 

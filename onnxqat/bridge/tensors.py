@@ -1,0 +1,84 @@
+"""The tensors that a module holds, under unique torch names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from onnxqat.bridge.names import torch_name
+from onnxqat.core.errors import ModelError
+from onnxqat.graph.query import constant_value
+
+
+class ModuleTensors:
+    """Parameters and buffers, made when a constant is first read."""
+
+    def __init__(self) -> None:
+        self.parameters: dict[str, nn.Parameter] = {}
+        self.buffers: dict[str, Tensor] = {}
+        self.saved: set[str] = set()
+        """Names of the buffers that belong to the state: float initializers."""
+        self.sources: dict[str, gs.Constant] = {}
+        """Torch name -> the initializer whose value a parameter or saved buffer holds."""
+        self._names: dict[int, str] = {}
+
+    def parameter(
+        self,
+        constant: gs.Constant,
+        value: Callable[[], Tensor] | None = None,
+        *,
+        train: bool = True,
+    ) -> str:
+        """The name of the parameter that holds an initializer, or `value()` in its place."""
+        if id(constant) not in self._names:
+            name = self._new_name(constant.name)
+            data = tensor_of(constant_value(constant)) if value is None else value()
+            self.parameters[name] = nn.Parameter(data, requires_grad=train)
+            self._names[id(constant)], self.sources[name] = name, constant
+        return self._names[id(constant)]
+
+    def buffer(self, constant: gs.Constant) -> str:
+        """The name of the buffer that holds an initializer."""
+        if id(constant) not in self._names:
+            name = self.known(constant.name, tensor_of(constant_value(constant)))
+            self._names[id(constant)] = name
+            if self.buffers[name].is_floating_point():
+                self.saved.add(name)
+                self.sources[name] = constant
+        return self._names[id(constant)]
+
+    def known(self, tensor_name: str, value: Tensor) -> str:
+        """The name of a new buffer with a value that was computed once."""
+        name = self._new_name(tensor_name)
+        self.buffers[name] = value
+        return name
+
+    def _new_name(self, tensor_name: str) -> str:
+        """A torch name that is not taken: the branches of an If may reuse tensor names."""
+        name, count = torch_name(tensor_name), 1
+        while name in self.parameters or name in self.buffers:
+            count += 1
+            name = torch_name(f"{tensor_name}#{count}")
+        return name
+
+
+def tensor_of(array: NDArray[Any] | None) -> Tensor:
+    """A CPU tensor with the values of an array, in memory of its own.
+
+    Raises:
+        ModelError: torch has no such element type.
+    """
+    if array is None:
+        raise ModelError("a constant has no value")
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
+    try:
+        return torch.from_numpy(np.array(array, order="C"))
+    except TypeError as error:
+        raise ModelError(f"element type {array.dtype} has no counterpart in torch") from error

@@ -1,0 +1,108 @@
+"""Where a value of the graph is while a module runs, and how an operator reads it.
+
+A value is known when the module is built, or the host has it (shapes and what is computed from
+them: see `ops/host.py`), or the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from onnxqat.bridge.ops.host import LONGEST
+from onnxqat.bridge.ops.registry import Reading
+
+TENSOR_READINGS = {Reading.TENSOR, Reading.WEIGHT, Reading.OPERAND, Reading.MOVED}
+NUMBER_READINGS = {Reading.INTS, Reading.FLOATS}
+
+
+@dataclass(frozen=True)
+class Known:
+    """A value that is known when the module is built: a CPU tensor."""
+
+    value: Tensor
+
+    @property
+    def host(self) -> Any:
+        """As a host value."""
+        return simplest(self.value)
+
+    def read(self, reading: Reading) -> Any:
+        """As a call reads it that is made while building."""
+        if reading in NUMBER_READINGS:
+            return as_numbers(self.value)
+        return as_scalar(self.value) if reading is Reading.SCALAR else self.value
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A value that a run of the program keeps in a slot."""
+
+    index: int
+    on_host: bool = False
+
+    def conversion(self, reading: Reading) -> Callable[..., Any] | None:
+        """What a device operator needs done to the value before it reads it."""
+        if reading in NUMBER_READINGS:
+            return as_numbers
+        if not self.on_host:
+            return None
+        return as_scalar if reading is Reading.SCALAR else to_device
+
+
+Value = Known | Slot
+
+
+def is_shape_arithmetic(values: Sequence[Value | None], readings: Sequence[Reading]) -> bool:
+    """Whether an operator with these inputs belongs on the host: no device data, no float array."""
+    for value, reading in zip(values, readings, strict=True):
+        if reading in NUMBER_READINGS:
+            continue
+        if isinstance(value, Slot) and not value.on_host:
+            return False
+        if isinstance(value, Known) and value.value.is_floating_point() and value.value.ndim:
+            return False
+    return True
+
+
+def as_tensor(value: Any) -> Any:
+    """A host value as a CPU tensor; anything else as it is."""
+    if value == ():
+        return torch.zeros(0, dtype=torch.int64)
+    return torch.tensor(value) if isinstance(value, int | tuple) else value
+
+
+def as_numbers(value: Any) -> tuple[Any, ...]:
+    """A tuple of Python numbers; reading them off a device waits for it."""
+    if isinstance(value, tuple):
+        return value
+    if isinstance(value, Tensor):
+        return tuple(value.reshape(-1).tolist())
+    return (value,)
+
+
+def as_scalar(value: Any) -> Any:
+    """A Python number, if the host knows it."""
+    return value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """A host value as a tensor on the device, without waiting for it."""
+    if isinstance(value, int):
+        kind = torch.bool if isinstance(value, bool) else torch.int64
+        return torch.full((), value, dtype=kind, device=device)
+    tensor = as_tensor(value)
+    return tensor.to(device, non_blocking=True) if isinstance(tensor, Tensor) else tensor
+
+
+def simplest(value: Any) -> Any:
+    """A CPU tensor as an int or tuple where that says the same, else itself."""
+    if not isinstance(value, Tensor) or value.dtype not in (torch.int64, torch.bool):
+        return value
+    if value.ndim == 1 and value.numel() <= LONGEST:
+        return tuple(value.tolist())
+    return value.item() if value.ndim == 0 else value
