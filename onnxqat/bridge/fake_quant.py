@@ -21,8 +21,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from onnxqat.core.calibration import SCALE_FLOOR
-
 
 class FakeQuantize(nn.Module):
     """One Q/DQ pair.
@@ -35,8 +33,6 @@ class FakeQuantize(nn.Module):
         qmax: Largest code, relative to the zero point.
         is_weight: Whether what is quantized is an initializer.
         enabled: When False, the input passes unchanged.
-        follows_weight: When True, in training mode, the scale is set from the largest magnitude of
-            the input before each use (for weights; no gradient to the scale).
     """
 
     scale: nn.Parameter
@@ -51,7 +47,6 @@ class FakeQuantize(nn.Module):
         self.qmax = qmax
         self.is_weight = is_weight
         self.enabled = True
-        self.follows_weight = False
 
     @property
     def learn_scale(self) -> bool:
@@ -71,8 +66,6 @@ class FakeQuantize(nn.Module):
         """
         if not self.enabled:
             return torch.relu(x) if rectify else x
-        if self.follows_weight and self.training:
-            self.set_scale_from(x)
         if x.dtype != self.scale.dtype:  # autocast: codes need the full precision of the scale
             x = x.to(self.scale.dtype)
         function = _Learned if self.learn_scale and torch.is_grad_enabled() else _Frozen
@@ -87,15 +80,6 @@ class FakeQuantize(nn.Module):
         """The integer codes of `x`, relative to the zero point, as floats."""
         ratio = x / along(self.scale, self.axis, x.ndim)
         return ratio.round_().clamp_(self.qmin, self.qmax)
-
-    @torch.no_grad()
-    def set_scale_from(self, x: Tensor) -> None:
-        """Set the scale to amax / qmax of `x`, not below the floor that calibration keeps."""
-        if self.axis is None:
-            amax = x.abs().amax()
-        else:
-            amax = x.abs().movedim(self.axis, 0).reshape(x.shape[self.axis], -1).amax(1)
-        self.scale.copy_((amax / self.qmax).clamp(min=SCALE_FLOOR).reshape(self.scale.shape))
 
     def extra_repr(self) -> str:
         """What to print."""

@@ -31,7 +31,7 @@ def batch_normalization_7(
             "BatchNormalization with statistics as outputs, or not spatial, is not for inference",
             fix="export the model for inference",
         )
-    return functional.batch_norm(X, mean, var, scale, B, False, 0.0, epsilon)
+    return _normalized(X, scale, B, mean, var, epsilon=epsilon)
 
 
 @op("BatchNormalization", versions=(14, 15))
@@ -48,13 +48,23 @@ def batch_normalization(
     outputs: Outputs = 1,
 ) -> Tensor | tuple[Tensor, ...]:
     if not training_mode:
-        return functional.batch_norm(X, input_mean, input_var, scale, B, False, 0.0, epsilon)
+        return _normalized(X, scale, B, input_mean, input_var, epsilon=epsilon)
     axes = [0, *range(2, X.ndim)]
     variance, mean = torch.var_mean(X, axes, correction=0)
-    y = functional.batch_norm(X, mean, variance, scale, B, False, 0.0, epsilon)
+    y = _normalized(X, scale, B, mean, variance, epsilon=epsilon)
     running_mean = input_mean * momentum + mean * (1 - momentum)
     running_var = input_var * momentum + variance * (1 - momentum)
     return y if outputs == 1 else (y, running_mean, running_var)[:outputs]
+
+
+def _normalized(
+    X: Tensor, scale: Tensor, B: Tensor, mean: Tensor, variance: Tensor, *, epsilon: float
+) -> Tensor:
+    if not (mean.requires_grad or variance.requires_grad):
+        return functional.batch_norm(X, mean, variance, scale, B, False, 0.0, epsilon)
+    shape = (1, -1, *(1,) * (X.ndim - 2))  # torch has no gradient to running statistics
+    factor = scale * torch.rsqrt(variance + epsilon)
+    return (X - mean.reshape(shape)) * factor.reshape(shape) + B.reshape(shape)
 
 
 @op("InstanceNormalization", versions=(6, 22))
