@@ -11,7 +11,17 @@ import re
 from torch import nn
 
 _ESCAPED = re.compile("%([0-9A-F]{2})")
-_TAKEN = frozenset(dir(nn.Module())) | {"graph", "input_names", "output_names", "quantizers"}
+_TAKEN = frozenset(dir(nn.Module())) | {
+    "codes",
+    "get_tensor",
+    "graph",
+    "input_names",
+    "onnx_name",
+    "output_names",
+    "quantizers",
+    "sources",
+}
+"""Attributes of torch's modules and of `OnnxModule`."""
 EMPTY = "%"
 
 

@@ -1,0 +1,240 @@
+"""Writing a module back changes values and nothing else."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper, parser
+
+from onnxqat.bridge import to_torch, write_back
+from onnxqat.core import qdq
+from onnxqat.core.codec import encode
+from onnxqat.core.plan import Edge, Placement, QuantPlan
+from onnxqat.core.spec import PerChannel, QuantDtype, QuantSpec
+from onnxqat.graph import Graph, as_graph, to_model
+from onnxqat.graph.insert import PLAN_KEY
+from tests.support.bridge import Array, runtime, torch_outputs
+
+QDQ = """
+<ir_version: 9, opset_import: ["" : 19], producer_name: "someone", metadata_props: ["key": "value"]>
+net (float[batch, 4] x) => (float[batch, 3] y)
+<float x_scale = {0.05}, int8 x_zero = {0}, float[3] w_scale = {0.01, 0.02, 0.03},
+ int8[3] w_zero = {0, 0, 0}>
+{
+    [xQ] xq = QuantizeLinear (x, x_scale, x_zero)
+    [xDQ] xd = DequantizeLinear (xq, x_scale, x_zero)
+    [wQ] wq = QuantizeLinear <axis = 1> (w, w_scale, w_zero)
+    [wDQ] wd = DequantizeLinear <axis = 1> (wq, w_scale, w_zero)
+    [gemm] y = Gemm (xd, wd, b)
+}
+"""
+CODES = """
+<ir_version: 9, opset_import: ["" : 19]>
+net (float[batch, 4] x) => (float[batch, 3] y)
+<float x_scale = {0.05}, uint8 x_zero = {128}, float[3] w_scale = {0.01, 0.02, 0.03},
+ int8[3] w_zero = {0, 0, 0}, float b_scale = {0.0005}>
+{
+    xq = QuantizeLinear (x, x_scale, x_zero)
+    xd = DequantizeLinear (xq, x_scale, x_zero)
+    wd = DequantizeLinear <axis = 1> (w, w_scale, w_zero)
+    bd = DequantizeLinear (b, b_scale)
+    [gemm] y = Gemm (xd, wd, bd)
+}
+"""
+
+
+def with_weights(text: str, **weights: Array) -> onnx.ModelProto:
+    model = parser.parse_model(text)
+    for name, value in weights.items():
+        model.graph.initializer.append(numpy_helper.from_array(value, name))
+    return model
+
+
+def qdq_model() -> onnx.ModelProto:
+    rng = np.random.default_rng(0)
+    w, b = rng.normal(size=(4, 3)) * 0.5, rng.normal(size=3)
+    return with_weights(QDQ, w=w.astype(np.float32), b=b.astype(np.float32))
+
+
+def codes_model(low: int = -127, high: int = 127) -> onnx.ModelProto:
+    rng = np.random.default_rng(0)
+    w = rng.integers(low, high + 1, (4, 3)).astype(np.int8)
+    # a bias of 2**24 + 1 is no float32
+    return with_weights(CODES, w=w, b=np.array([2**24 + 1, -77, 3], np.int32))
+
+
+def bits(graph: Graph) -> bytes:
+    return to_model(graph).SerializeToString(deterministic=True)
+
+
+def initializer(graph: Graph, name: str) -> Array:
+    model = to_model(graph)
+    return next(numpy_helper.to_array(t) for t in model.graph.initializer if t.name == name)
+
+
+@pytest.mark.parametrize("model", [qdq_model(), codes_model()], ids=["float weights", "codes"])
+def test_what_was_not_trained_is_the_same_to_the_bit(model: onnx.ModelProto) -> None:
+    graph = as_graph(model)
+    assert bits(write_back(to_torch(graph))) == bits(graph)
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float16])
+def test_other_float_types_come_back_as_they_were(kind: type) -> None:
+    text = """
+    <ir_version: 9, opset_import: ["" : 19]>
+    net (float[n, 2] x) => (float[n, 2] y) { a = Cast <to = 1> (w)  y = Mul (x, a) }
+    """
+    graph = as_graph(with_weights(text, w=np.array([1.5, 2.25], kind)))
+    module = to_torch(graph)
+    assert bits(write_back(module)) == bits(graph)
+    with torch.no_grad():
+        module.get_tensor("w").add_(1)
+    assert initializer(write_back(module), "w").tolist() == [2.5, 3.25]
+    assert initializer(write_back(module), "w").dtype == kind
+
+
+def test_bfloat16_comes_back_as_it_was() -> None:
+    text = """
+    <ir_version: 9, opset_import: ["" : 19]>
+    net (float[n, 2] x) => (float[n, 2] y) { a = Cast <to = 1> (w)  y = Mul (x, a) }
+    """
+    model = parser.parse_model(text)
+    model.graph.initializer.append(helper.make_tensor("w", TensorProto.BFLOAT16, [2], [1.5, 2.0]))
+    graph = as_graph(model)
+    module = to_torch(graph)
+    assert bits(write_back(module)) == bits(graph)
+    with torch.no_grad():
+        module.get_tensor("w").add_(1)
+    assert initializer(write_back(module), "w").astype(np.float32).tolist() == [2.5, 3.0]
+
+
+def test_training_changes_values_only() -> None:
+    graph = as_graph(qdq_model())
+    module = to_torch(graph)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.mul_(1.25)
+    before, after = to_model(graph), to_model(write_back(module))
+    for name in ("w", "b", "x_scale", "w_scale"):
+        assert np.array_equal(
+            initializer(write_back(module), name),
+            initializer(graph, name) * np.float32(1.25),
+        )
+    for model in (before, after):
+        for tensor in model.graph.initializer:
+            tensor.ClearField("raw_data")
+            tensor.ClearField("float_data")
+    assert before == after
+
+
+def test_the_source_graph_stays_as_it_was() -> None:
+    graph = as_graph(qdq_model())
+    before = bits(graph)
+    module = to_torch(graph)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.mul_(2)
+    write_back(module)
+    assert bits(graph) == bits(module.graph) == before
+
+
+def test_the_written_model_computes_what_the_module_does() -> None:
+    module = to_torch(qdq_model())
+    with torch.no_grad():
+        for i, parameter in enumerate(module.parameters()):
+            parameter.mul_(1 + 0.1 * i)
+    feeds = {"x": np.random.default_rng(1).normal(size=(9, 4)).astype(np.float32)}
+    (want,) = runtime(write_back(module), feeds)
+    np.testing.assert_allclose(torch_outputs(module, feeds)[0], want, rtol=1e-5, atol=1e-6)
+
+
+def test_weights_stored_as_codes_are_trained_as_floats_and_stored_as_codes() -> None:
+    graph = as_graph(codes_model())
+    module = to_torch(graph)
+    weight = module.get_tensor("w")
+    scale = initializer(graph, "w_scale")
+    assert np.array_equal(weight.detach().numpy(), initializer(graph, "w") * scale)
+    with torch.no_grad():
+        weight[0, 0] = 5.4 * float(scale[0])
+        weight[1, 1] = 999.0
+    written = initializer(write_back(module), "w")
+    expected = qdq.quantize(weight.detach().numpy(), scale, dtype=QuantDtype.INT8, axis=1)
+    assert written.dtype == np.int8
+    assert written[0, 0] == 5
+    assert written[1, 1] == 127
+    assert np.array_equal(written, expected)
+
+
+def test_a_codes_only_model_computes_what_onnx_runtime_does() -> None:
+    feeds = {"x": np.random.default_rng(1).normal(size=(9, 4)).astype(np.float32) * 9}
+    model = codes_model()
+    (want,) = runtime(model, feeds)
+    np.testing.assert_allclose(torch_outputs(to_torch(model), feeds)[0], want, rtol=1e-5)
+
+
+def test_an_int32_bias_is_trained_and_stored_as_int32() -> None:
+    module = to_torch(codes_model())
+    bias = module.get_tensor("b")
+    module(torch.ones(2, 4)).sum().backward()
+    assert bias.grad is not None
+    assert bias.grad.tolist() == [2, 2, 2]
+    with torch.no_grad():
+        bias[1] = 0.005
+    written = initializer(write_back(module), "b")
+    assert written.dtype == np.int32
+    assert written[1] == 10
+
+
+def test_four_bit_codes_in_an_int8_container_stay_four_bit() -> None:
+    """The container saturates at 127; the plan in the file says that these codes end at 7."""
+    model = codes_model(-8, 7)
+    spec = QuantSpec(QuantDtype.INT4_IN_INT8, PerChannel(1))
+    plan = QuantPlan((Placement(Edge("w", "gemm", 1), spec, "rule", "reason"),))
+    graph = as_graph(model)
+    graph.metadata[PLAN_KEY] = json.dumps(encode(plan))
+    module = to_torch(graph)
+    quantizer = module.quantizers["w"]
+    assert (quantizer.qmin, quantizer.qmax) == (-8, 7)
+    assert bits(write_back(module)) == bits(graph)
+    with torch.no_grad():
+        module.get_tensor("w").fill_(99.0)
+    assert initializer(write_back(module), "w").tolist() == [[7] * 3] * 4
+
+
+def test_running_statistics_that_were_changed_are_written() -> None:
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    norm (float[n, 2] x) => (float[n, 2] y)
+    { y = BatchNormalization (x, scale, shift, mean, variance) }
+    """
+    weights = {n: np.ones(2, np.float32) for n in ("scale", "shift", "mean", "variance")}
+    module = to_torch(with_weights(text, **weights))
+    module.get_tensor("mean").fill_(3.0)
+    assert initializer(write_back(module), "mean").tolist() == [3.0, 3.0]
+
+
+def test_weights_in_a_branch_are_written_there() -> None:
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    net (float[n, 2] x, bool flag) => (float[n, 2] y)
+    {
+        y = If (flag) <
+            then_branch = yes () => (float[n, 2] t) <float[2] k = {1.0, 2.0}> { t = Mul (x, k) },
+            else_branch = no () => (float[n, 2] e) <float[2] k = {3.0, 4.0}> { e = Mul (x, k) }
+        >
+    }
+    """
+    module = to_torch(parser.parse_model(text))
+    x, flag = torch.ones(1, 2), torch.tensor(True)
+    module(x, flag).sum().backward()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.grad is not None:
+                parameter.sub_(parameter.grad)
+    (node,) = to_model(write_back(module)).graph.node
+    stored = {a.name: numpy_helper.to_array(a.g.initializer[0]).tolist() for a in node.attribute}
+    assert stored == {"then_branch": [0.0, 1.0], "else_branch": [3.0, 4.0]}
