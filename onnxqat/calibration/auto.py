@@ -17,8 +17,7 @@ differences are smaller than the chance that a few samples bring in.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from itertools import islice
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,7 @@ from onnxqat.calibration.groups import RangeGroup
 from onnxqat.calibration.histogram import TensorStatistics
 from onnxqat.calibration.switches import SwitchedGraph
 from onnxqat.core.plan import QuantPlan
-from onnxqat.data import Batch, Dataset
+from onnxqat.data import Batch
 from onnxqat.graph import Graph
 
 _DOMINANT = 0.3
@@ -39,12 +38,12 @@ _ENOUGH_GAIN = 0.7
 """A range is taken when it brings the output error below this share of what it was."""
 _LADDER = tuple(2 ** (-i / 2) for i in range(1, 9))
 """Ranges tried besides the calibrators' own, relative to the maximum: down to 1/16."""
-_TRIAL_SAMPLES = 16
 _LONGEST_SEARCH = 64
-"""Runs over the trial samples: twice the work of calibrating on 512 samples."""
+"""Runs over the trial samples after which no further tensor is looked for."""
 
 _SHAPE_OPS = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 
+Floats = NDArray[np.float64]
 Values = Mapping[RangeGroup, TensorStatistics]
 Choices = dict[RangeGroup, Choice]
 
@@ -53,9 +52,8 @@ def choose(
     graph: Graph,
     plan: QuantPlan,
     values: Values,
-    data: Dataset,
+    batches: Sequence[Batch],
     *,
-    samples: int,
     config: CalibrationConfig,
 ) -> Choices:
     """The range of each group of activations.
@@ -64,8 +62,7 @@ def choose(
         graph: The FP32 graph.
         plan: What is quantized.
         values: What was seen of each group.
-        data: Where a few samples for the trials are read.
-        samples: How many samples were seen.
+        batches: A few samples to try ranges on.
         config: The share that `percentile` keeps, and the threads.
     """
     probabilities = _probabilities(graph)
@@ -73,11 +70,10 @@ def choose(
         group: chosen_by("mse" if probabilities.isdisjoint(group.tensors) else "max", seen, config)
         for group, seen in values.items()
     }
-    batches = _spread(data, samples)
     if not (choices and batches):
         return choices
     model = SwitchedGraph(graph, plan, tuple(values), threads=config.threads)
-    search = _Search(_OutputError(model, batches), values, config)
+    search = _Search(_OutputErrors(model, batches), values, config)
     return search.improved(choices)
 
 
@@ -91,33 +87,33 @@ def _probabilities(graph: Graph) -> frozenset[str]:
     return frozenset(found)
 
 
-def _spread(data: Dataset, samples: int) -> list[Batch]:
-    """A few samples from all over the first `samples`, in batches as small as the model takes."""
-    step = max(samples // _TRIAL_SAMPLES, 1)
-    batches = islice(data.batches(1, samples=samples), 0, None, step)
-    return list(islice(batches, _TRIAL_SAMPLES))
+class _OutputErrors:
+    """How far the outputs of each sample are from the float ones, for a choice of ranges."""
 
-
-class _OutputError:
-    """How far the outputs are from the float ones, for a choice of ranges.
-
-    The geometric mean over samples of the relative squared error: so that each sample counts, and
-    not only the few on which a network reacts by leaps.
-    """
-
-    def __init__(self, model: SwitchedGraph, batches: list[Batch]) -> None:
+    def __init__(self, model: SwitchedGraph, batches: Sequence[Batch]) -> None:
         self._model, self._batches = model, batches
         self._reference = [model(batch.inputs, {}) for batch in batches]
         self.runs = 0
 
-    def __call__(self, choices: Mapping[RangeGroup, Choice]) -> float:
+    def __call__(self, choices: Mapping[RangeGroup, Choice]) -> Floats:
+        """Relative squared errors, [batches], above 0."""
         self.runs += 1
         amax = {group: choice.amax for group, choice in choices.items()}
-        logs = [
-            np.log(_relative_error(reference, self._model(batch.inputs, amax)))
-            for batch, reference in zip(self._batches, self._reference, strict=True)
-        ]
-        return float(np.exp(np.mean(logs)))
+        pairs = zip(self._batches, self._reference, strict=True)
+        return np.array([_relative_error(y, self._model(x.inputs, amax)) for x, y in pairs])
+
+
+def _typical(errors: Floats) -> float:
+    """The geometric mean: not ruled by the few samples on which a network reacts by leaps."""
+    return float(np.exp(np.log(errors).mean()))
+
+
+def _ratio(errors: Floats, before: Floats) -> float:
+    """How much of the error is left, typically and in the mean, whichever is more.
+
+    The mean counts too since what clipping spoils are few samples.
+    """
+    return max(_typical(errors) / _typical(before), float(errors.mean() / before.mean()))
 
 
 def _relative_error(reference: list[NDArray[Any]], outputs: list[NDArray[Any]]) -> float:
@@ -133,33 +129,33 @@ def _relative_error(reference: list[NDArray[Any]], outputs: list[NDArray[Any]]) 
 class _Search:
     """Finds the tensors that make most of the output error, and better ranges for them."""
 
-    def __init__(self, error: _OutputError, values: Values, config: CalibrationConfig) -> None:
-        self._error, self._values, self._config = error, values, config
+    def __init__(self, errors: _OutputErrors, values: Values, config: CalibrationConfig) -> None:
+        self._errors, self._values, self._config = errors, values, config
 
     def improved(self, choices: Choices) -> Choices:
         """The choices, with another range wherever that makes the outputs clearly better."""
-        error = self._error(choices)
-        for group in self._dominant(choices, list(choices), threshold=_DOMINANT * error):
-            trials = {self._error({**choices, group: c}): c for c in self._proposals(group)}
-            least = min(trials)
-            if least < _ENOUGH_GAIN * error:
-                return self.improved({**choices, group: trials[least]})
+        before = self._errors(choices)
+        for group in self._dominant(choices, list(choices), above=_DOMINANT * _typical(before)):
+            proposals = [{**choices, group: choice} for choice in self._proposals(group)]
+            ratios = [_ratio(self._errors(proposal), before) for proposal in proposals]
+            if min(ratios) < _ENOUGH_GAIN:
+                return self.improved(proposals[int(np.argmin(ratios))])
         return choices
 
     def _dominant(
-        self, choices: Choices, groups: list[RangeGroup], *, threshold: float
+        self, choices: Choices, groups: list[RangeGroup], *, above: float
     ) -> Iterator[RangeGroup]:
-        """The groups that, quantized alone, still make an error above the threshold."""
-        if self._error.runs >= _LONGEST_SEARCH:
+        """The groups that typically make an error above a threshold when quantized alone."""
+        if self._errors.runs >= _LONGEST_SEARCH:
             return
-        if self._error({group: choices[group] for group in groups}) < threshold:
+        if _typical(self._errors({group: choices[group] for group in groups})) < above:
             return
         if len(groups) == 1:
             yield groups[0]
             return
         middle = len(groups) // 2
         for half in (groups[:middle], groups[middle:]):
-            yield from self._dominant(choices, half, threshold=threshold)
+            yield from self._dominant(choices, half, above=above)
 
     def _proposals(self, group: RangeGroup) -> list[Choice]:
         """Every calibrator's range, and a ladder of ranges below the maximum."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,14 +15,20 @@ from onnxqat.calibration.config import CalibrationConfig
 from onnxqat.calibration.groups import Constants, RangeGroup, constants_of, range_groups, together
 from onnxqat.calibration.histogram import TensorStatistics
 from onnxqat.calibration.statistics import Statistics
+from onnxqat.calibration.weight_search import search_weights
 from onnxqat.calibration.weights import weight_amax
 from onnxqat.core.calibration import SCALE_FLOOR, Calibration, TensorRange
 from onnxqat.core.errors import DataError
 from onnxqat.core.plan import QuantPlan
-from onnxqat.data import Dataset
+from onnxqat.data import Batch, Dataset
 from onnxqat.graph import Graph
 
 _DEFAULTS = CalibrationConfig()
+
+_TRIAL_SAMPLES = 32
+"""Samples on which `auto` tries ranges."""
+
+Floats = NDArray[np.float64]
 
 
 def calibrate(
@@ -66,12 +73,15 @@ def calibrate(
     values = {group: together(group, constants, statistics) for group in activations}
     if config.method != "max":
         _check_histograms(values)
+    searched: Mapping[RangeGroup, Floats] = {}
     if config.method == "auto":
-        choices = choose(graph, plan, values, data, samples=statistics.samples, config=config)
+        batches = _spread(data, statistics.samples)
+        choices = choose(graph, plan, values, batches[::2], config=config)
+        searched = search_weights(graph, plan, constants, batches, threads=config.threads)
     else:
         choices = {group: chosen_by(config.method, v, config) for group, v in values.items()}
     ranges = [
-        *(r for group in weights for r in _weight_ranges(group, constants)),
+        *(r for group in weights for r in _weight_ranges(group, constants, searched)),
         *_activation_ranges(choices, statistics.samples),
     ]
     return Calibration(tuple(sorted(ranges, key=lambda r: r.tensor)))
@@ -87,7 +97,18 @@ def _check_histograms(values: Mapping[RangeGroup, TensorStatistics]) -> None:
             )
 
 
-def _weight_ranges(group: RangeGroup, constants: Constants) -> Iterable[TensorRange]:
+def _spread(data: Dataset, samples: int) -> list[Batch]:
+    """A few samples from all over the first `samples`, in batches as small as the model takes."""
+    step = max(samples // _TRIAL_SAMPLES, 1)
+    batches = islice(data.batches(1, samples=samples), 0, None, step)
+    return list(islice(batches, _TRIAL_SAMPLES))
+
+
+def _weight_ranges(
+    group: RangeGroup, constants: Constants, searched: Mapping[RangeGroup, Floats]
+) -> Iterable[TensorRange]:
+    if group in searched:
+        return _ranges(group, searched[group], method="output", samples=_TRIAL_SAMPLES)
     chosen = [weight_amax(constants[tensor], group.spec) for tensor in group.tensors]
     amax = np.max([amax for amax, _ in chosen], axis=0)
     return _ranges(group, amax, method=chosen[0][1], samples=0)

@@ -153,7 +153,7 @@ def _import_pillow() -> ModuleType:
         DataError: Pillow is not installed.
     """
     try:
-        from PIL import Image  # noqa: PLC0415 - optional
+        from PIL import Image
     except ImportError as error:
         raise DataError(
             "reading image files needs Pillow", fix="pip install 'onnxqat[vision]'"
