@@ -50,7 +50,7 @@ def collect(
     begin = TensorStatistics if histograms else TensorStatistics.of_extremes
     observed = {name: begin() for name in sorted(set(tensors))}
     reader = TensorReader(graph, tuple(observed), threads=config.threads)
-    size = config.batch_size or _batch_size(reader, data)
+    size = min(_batch_size(reader, data), config.batch_size or _LARGEST_BATCH)
     total = _total(data, config)
     done = 0
     batches = data.batches(size, samples=config.samples)

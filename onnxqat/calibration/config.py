@@ -20,7 +20,8 @@ class CalibrationConfig:
     samples: int | None = 512
     """How many samples are used, from the first; None uses all."""
     batch_size: int | None = None
-    """Samples a run; None takes as many as keep the activations in the processor's cache."""
+    """Samples a run at most. Fewer are taken where activations would leave the processor's cache,
+    which is slower, and takes more memory."""
     threads: int | None = None
     """Threads of ONNX Runtime; None takes all cores but the one that looks at the activations."""
 
