@@ -66,7 +66,7 @@ def runtime(model: onnx.ModelProto | Graph, feeds: Mapping[str, Array]) -> list[
     proto = model if isinstance(model, onnx.ModelProto) else to_model(model)
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = 2
     options.log_severity_level = 4
     session = ort.InferenceSession(proto.SerializeToString(), options)
     results: list[Array] = session.run(None, dict(feeds))
