@@ -1,6 +1,6 @@
 """Time and peak memory of the whole `onnxqat quantize` command, against other tools.
 
-    python tools/bench_quantize.py [--repeats 3] [--cases NAME...] [--tools NAME...] [--json FILE]
+    python tools/bench_quantize.py [--repeats 3] [--cases NAME...] [--tools NAME...] [--batch 4]
 
 Every tool gets the same FP32 model, the same float32 samples in a file, and the same calibrator
 ('max' or 'entropy'). Each run is a process of its
@@ -31,8 +31,9 @@ TOOLS = Path(__file__).resolve().parent
 ASSETS = Path(os.environ.get("ONNXQAT_ASSETS", TOOLS.parents[1] / "shared" / "assets"))
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "onnxqat-bench"
 BATCH = 4
-"""Samples a run of the other tools: about the size at which they need the least memory, and hardly
-slower than larger ones. It divides every case's samples, which ONNX Runtime's histograms need."""
+"""Samples a run of the other tools, which leave the size to their user: about the one at which they
+need the least memory, and hardly slower than larger ones. It must divide every case's samples, for
+ONNX Runtime's histograms."""
 MOST_GROWTH = 0.10
 """How much more memory ten times the samples may take."""
 
@@ -74,6 +75,7 @@ class Job:
     archive: Path
     """The same samples as .npz, for onnxqat."""
     output: Path
+    batch: int
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ class Peer:
         """The driver in the tool's environment."""
         case = job.case
         files = ["--model", str(job.model), "--data", str(job.arrays), "--output", str(job.output)]
-        options = ["--input", "input", "--samples", str(case.samples), "--batch", str(BATCH)]
+        options = ["--input", "input", "--samples", str(case.samples), "--batch", str(job.batch)]
         program = [str(venvs / self.name / "bin" / "python"), str(self.driver)]
         return [*program, *files, *options, "--calibrator", case.calibrator]
 
@@ -194,7 +196,7 @@ def write_inputs(job: Job) -> None:
     np.savez(job.archive, input=samples)
 
 
-def job_of(case: Case) -> Job:
+def job_of(case: Case, batch: int) -> Job:
     """A case with its places under the cache."""
     data = CACHE / "inputs" / f"{case.loader}-{case.samples}"
     runs = CACHE / "runs"
@@ -206,6 +208,7 @@ def job_of(case: Case) -> Job:
         arrays=data.with_suffix(".npy"),
         archive=data.with_suffix(".npz"),
         output=runs / f"{case.name}.onnx",
+        batch=batch,
     )
 
 
@@ -289,13 +292,14 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--cases", nargs="+", choices=[case.name for case in CASES])
     parser.add_argument("--tools", nargs="+", choices=list(COMMANDS), default=list(COMMANDS))
+    parser.add_argument("--batch", type=int, default=BATCH, help="of the other tools")
     parser.add_argument("--venvs", type=Path, default=CACHE / "venvs")
     parser.add_argument("--json", type=Path, help="write every measurement here")
     parser.add_argument("--write-inputs", metavar="CASE", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if not ASSETS.is_dir():
         sys.exit(f"the models and data are not at {ASSETS}: set ONNXQAT_ASSETS")
-    jobs = [job_of(case) for case in CASES]
+    jobs = [job_of(case, arguments.batch) for case in CASES]
     if arguments.write_inputs is not None:
         write_inputs(next(job for job in jobs if job.case.name == arguments.write_inputs))
         return 0
