@@ -15,6 +15,7 @@ from onnxqat.bridge.fake_quant import FakeQuantize, Rectified
 from onnxqat.bridge.ops.registry import Op, Reading, TensorValue, find
 from onnxqat.bridge.program import ABSENT, DEVICE, BodyCall, HostCall, Place, Program, Step
 from onnxqat.bridge.quantizers import FakeQuantizers, Quantizer
+from onnxqat.bridge.sources import Source, inline_constant_nodes
 from onnxqat.bridge.tensors import ModuleTensors, tensor_of
 from onnxqat.bridge.trainable import trainable
 from onnxqat.bridge.values import (
@@ -39,6 +40,8 @@ class Lowered:
     order: tuple[str, ...]
     """Torch names of the tensors that the program wants handed in."""
     quantizers: FakeQuantizers
+    sources: dict[str, tuple[Source, ...]]
+    """Torch name -> where the source graph keeps the value."""
 
 
 def lower(graph: Graph) -> Lowered:
@@ -49,11 +52,16 @@ def lower(graph: Graph) -> Lowered:
         ModelError: The graph is wrong; the error names the node.
     """
     refuse_unknown(graph)
-    context = _Context(graph)
+    inlined = inline_constant_nodes(graph)
+    context = _Context(inlined.graph)
     scope = _Scope(context)
-    program = scope.program(graph)
+    program = scope.program(inlined.graph)
     order = tuple(name for kind, name in scope.captures if kind == _TENSOR)
-    return Lowered(program, context.tensors, order, context.quantizers)
+    sources = {
+        name: tuple(inlined.sources[id(constant)] for constant in constants)
+        for name, constants in context.tensors.constants.items()
+    }
+    return Lowered(program, context.tensors, order, context.quantizers, sources)
 
 
 class _Context:
@@ -73,6 +81,8 @@ class _Context:
 
     def quantizer(self, entry: Quantizer) -> tuple[FakeQuantize, str | None]:
         """The module of a Q/DQ pair, and the parameter that stands for stored codes."""
+        if entry.twin_scale is not None:
+            self.tensors.tie(entry.scale, entry.twin_scale)
         scale = self.tensors.parameter(entry.scale, train=False)
         module = self.quantizers.build(entry, scale, self.tensors.parameters[scale])
         if not entry.holds_codes:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from onnxqat.bridge.fake_quant import FakeQuantize
 from onnxqat.bridge.lowering import Lowered, lower
 from onnxqat.bridge.quantizers import Codes
+from onnxqat.bridge.sources import Source
 from onnxqat.core.errors import ModelError
 from onnxqat.graph import Graph, as_graph
 
@@ -61,7 +62,7 @@ class OnnxModule(nn.Module):
         self._quantizers = lowered.quantizers.modules
         self._scales = lowered.quantizers.scales
         self._codes = lowered.quantizers.codes
-        self._sources = _Shared(lowered.tensors.sources)
+        self._sources = _Shared(lowered.sources)
 
     @property
     def graph(self) -> Graph:
@@ -75,9 +76,12 @@ class OnnxModule(nn.Module):
         return MappingProxyType(self._quantizers)
 
     @property
-    def sources(self) -> Mapping[str, gs.Constant]:
-        """Torch name of a parameter or saved buffer -> the initializer that it was made of."""
-        sources: dict[str, gs.Constant] = self._sources.value
+    def sources(self) -> Mapping[str, tuple[Source, ...]]:
+        """Torch name of a parameter or saved buffer -> the constants that it was made of.
+
+        There are several where Q and DQ have scales of their own with one value.
+        """
+        sources: dict[str, tuple[Source, ...]] = self._sources.value
         return MappingProxyType(sources)
 
     @property
@@ -87,7 +91,7 @@ class OnnxModule(nn.Module):
 
     def onnx_name(self, torch_name: str) -> str:
         """The initializer's name of a parameter or saved buffer."""
-        return str(self.sources[torch_name].name)
+        return self.sources[torch_name][0].name
 
     def get_tensor(self, torch_name: str) -> Tensor:
         """A parameter or buffer."""

@@ -40,6 +40,9 @@ class Quantizer:
     source: gs.Tensor
     """Q's input, or the codes initializer."""
     scale: gs.Constant
+    """DQ's."""
+    twin_scale: gs.Constant | None = None
+    """Q's, where the file keeps the value twice."""
 
     @property
     def holds_codes(self) -> bool:
@@ -103,7 +106,7 @@ def _quantizer(
     zero_point = _zero_point(dq)
     if values is None or not (values > 0).all() or zero_point is None:
         return None
-    if any(node.attrs.get("block_size") for node in (dq, q) if node is not None):
+    if any(_is_special(node) for node in (dq, q) if node is not None):
         return None
     if q is not None and not _matches(graph, q, dq):
         return None
@@ -111,7 +114,8 @@ def _quantizer(
     if limits is None:
         return None
     source = dq.inputs[0] if q is None else q.inputs[0]
-    return Quantizer(pair, Format(*limits, zero_point), source, scale)
+    twin = None if q is None or q.inputs[1] is scale else q.inputs[1]
+    return Quantizer(pair, Format(*limits, zero_point), source, scale, twin)
 
 
 def _matches(graph: Graph, q: gs.Node, dq: gs.Node) -> bool:
@@ -129,6 +133,13 @@ def _matches(graph: Graph, q: gs.Node, dq: gs.Node) -> bool:
         and (same_axis or _array(dq.inputs[1]).ndim == 0)
         and only_dq
         and not is_output(graph, codes)
+    )
+
+
+def _is_special(node: gs.Node) -> bool:
+    """Whether a node has blocks of values, or computes or returns another type than its scale's."""
+    return any(node.attrs.get(name) for name in ("block_size", "precision")) or (
+        node.op == "DequantizeLinear" and bool(node.attrs.get("output_dtype"))
     )
 
 

@@ -24,8 +24,9 @@ class ModuleTensors:
         self.buffers: dict[str, Tensor] = {}
         self.saved: set[str] = set()
         """Names of the buffers that belong to the state: float initializers."""
-        self.sources: dict[str, gs.Constant] = {}
-        """Torch name -> the initializer whose value a parameter or saved buffer holds."""
+        self.constants: dict[str, list[gs.Constant]] = {}
+        """Torch name -> the constants whose value a parameter or saved buffer holds: one, or
+        several that are trained as one."""
         self._names: dict[int, str] = {}
 
     def parameter(
@@ -40,8 +41,27 @@ class ModuleTensors:
             name = self._new_name(constant.name)
             data = tensor_of(constant_value(constant)) if value is None else value()
             self.parameters[name] = nn.Parameter(data, requires_grad=train)
-            self._names[id(constant)], self.sources[name] = name, constant
+            self._names[id(constant)], self.constants[name] = name, [constant]
         return self._names[id(constant)]
+
+    def tie(self, constant: gs.Constant, other: gs.Constant) -> None:
+        """Train two constants of equal value as one parameter.
+
+        Raises:
+            ModelError: Each is a parameter already.
+        """
+        known = [c for c in (constant, other) if id(c) in self._names]
+        if len(known) == 2 and self._names[id(constant)] != self._names[id(other)]:
+            raise ModelError(
+                f"'{constant.name}' and '{other.name}' are each shared with other Q/DQ pairs",
+                tensor=constant.name,
+                fix="give Q and DQ of each pair the same scale initializer",
+            )
+        first, second = (constant, other) if constant in known else (other, constant)
+        name = self.parameter(first, train=False)
+        if id(second) not in self._names:
+            self._names[id(second)] = name
+            self.constants[name].append(second)
 
     def buffer(self, constant: gs.Constant) -> str:
         """The name of the buffer that holds an initializer."""
@@ -50,7 +70,7 @@ class ModuleTensors:
             self._names[id(constant)] = name
             if self.buffers[name].is_floating_point():
                 self.saved.add(name)
-                self.sources[name] = constant
+                self.constants[name] = [constant]
         return self._names[id(constant)]
 
     def known(self, tensor_name: str, value: Tensor) -> str:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import onnx_graphsurgeon as gs
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from onnxqat.bridge.module import OnnxModule
 from onnxqat.bridge.quantizers import Codes
+from onnxqat.bridge.sources import Source, with_values
 from onnxqat.graph import Graph
-from onnxqat.graph.graph import all_tensors
-from onnxqat.graph.query import constant_value
 
 
 def write_back(module: OnnxModule) -> Graph:
@@ -23,26 +22,19 @@ def write_back(module: OnnxModule) -> Graph:
     Names, order, opset and metadata are the source's. What was not trained keeps its bits, so that
     `write_back(to_torch(g)) == g`.
     """
-    copy = module.graph.copy()
-    changed = {id(source): array for source, array in _changed(module)}
-    for source, tensor in zip(all_tensors(module.graph), all_tensors(copy), strict=True):
-        if id(source) in changed:
-            tensor.values = changed[id(source)]
-    return copy
+    return with_values(module.graph, list(_changes(module)))
 
 
-def _changed(module: OnnxModule) -> list[tuple[gs.Constant, NDArray[Any]]]:
-    """The initializers whose values are no longer the source's."""
-    found = []
-    for name, source in module.sources.items():
+def _changes(module: OnnxModule) -> Iterator[tuple[Source, NDArray[Any]]]:
+    """The constants whose values are no longer the source's."""
+    for name, sources in module.sources.items():
         tensor = module.get_tensor(name).detach().cpu()
-        old = constant_value(source)
-        assert old is not None
         codes = module.codes.get(name)
-        new = _array(tensor, old) if codes is None else _codes(tensor, codes, old, module)
-        if new.tobytes() != old.tobytes():
-            found.append((source, new))
-    return found
+        for source in sources:
+            old = source.value
+            new = _array(tensor, old) if codes is None else _codes(tensor, codes, old)
+            if new.tobytes() != old.tobytes():
+                yield source, new
 
 
 def _array(tensor: Tensor, old: NDArray[Any]) -> NDArray[Any]:
@@ -53,7 +45,7 @@ def _array(tensor: Tensor, old: NDArray[Any]) -> NDArray[Any]:
     return array
 
 
-def _codes(tensor: Tensor, codes: Codes, old: NDArray[Any], module: OnnxModule) -> NDArray[Any]:
+def _codes(tensor: Tensor, codes: Codes, old: NDArray[Any]) -> NDArray[Any]:
     """The codes of a weight; the file's own where neither weight nor scale has changed.
 
     float32 does not hold every int32 code, so computing them again could move some.

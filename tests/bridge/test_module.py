@@ -191,7 +191,7 @@ def test_the_module_does_not_change_the_callers_model() -> None:
     assert model.SerializeToString(deterministic=True) == before
     assert np.array_equal(
         numpy_helper.to_array(model.graph.initializer[0]),
-        next(t for t in module.sources.values() if t.name == "stem_w").values,
+        module.sources["stem_w"][0].value,
     )
 
 

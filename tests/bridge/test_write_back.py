@@ -238,3 +238,86 @@ def test_weights_in_a_branch_are_written_there() -> None:
     (node,) = to_model(write_back(module)).graph.node
     stored = {a.name: numpy_helper.to_array(a.g.initializer[0]).tolist() for a in node.attribute}
     assert stored == {"then_branch": [0.0, 1.0], "else_branch": [3.0, 4.0]}
+
+
+def in_constant_nodes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Each read of a scale or zero point gets a Constant node of its own, as torch exports them."""
+    values = {tensor.name: tensor for tensor in model.graph.initializer}
+    nodes = []
+    for node in model.graph.node:
+        for i in range(1, len(node.input)) if node.op_type.endswith("Linear") else ():
+            name = f"{node.name}_{i}"
+            nodes.append(helper.make_node("Constant", [], [name], value=values[node.input[i]]))
+            node.input[i] = name
+        nodes.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    read = {name for node in nodes for name in node.input}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in read]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+    return model
+
+
+def test_scales_in_constant_nodes_are_trained_as_one_and_written_to_both() -> None:
+    graph = as_graph(in_constant_nodes(qdq_model()))
+    module = to_torch(graph)
+    assert set(module.quantizers) == {"x", "w"}
+    assert bits(write_back(module)) == bits(graph)
+    with torch.no_grad():
+        module.quantizers["x"].scale.mul_(2)
+    written = to_model(write_back(module))
+    stored = {n.output[0]: n.attribute[0].t for n in written.graph.node if n.op_type == "Constant"}
+    for name in ("xQ_1", "xDQ_1"):
+        assert numpy_helper.to_array(stored[name]) == np.float32(0.1)
+    feeds = {"x": np.random.default_rng(1).normal(size=(9, 4)).astype(np.float32)}
+    np.testing.assert_allclose(
+        torch_outputs(module, feeds)[0], runtime(written, feeds)[0], rtol=1e-5, atol=1e-6
+    )
+
+
+def test_a_pair_with_two_scales_of_one_value_stays_one_pair() -> None:
+    text = QDQ.replace("float x_scale = {0.05}", "float x_scale = {0.05}, float twin = {0.05}")
+    text = text.replace("DequantizeLinear (xq, x_scale", "DequantizeLinear (xq, twin")
+    rng = np.random.default_rng(0)
+    w, b = rng.normal(size=(4, 3)), rng.normal(size=3)
+    module = to_torch(with_weights(text, w=w.astype(np.float32), b=b.astype(np.float32)))
+    with torch.no_grad():
+        module.quantizers["x"].scale.fill_(0.25)
+    written = write_back(module)
+    assert initializer(written, "x_scale") == initializer(written, "twin") == 0.25
+
+
+def test_a_pair_whose_scales_differ_runs_as_it_stands() -> None:
+    text = QDQ.replace("float x_scale = {0.05}", "float x_scale = {0.05}, float other = {0.07}")
+    text = text.replace("DequantizeLinear (xq, x_scale", "DequantizeLinear (xq, other")
+    rng = np.random.default_rng(0)
+    w, b = rng.normal(size=(4, 3)), rng.normal(size=3)
+    model = with_weights(text, w=w.astype(np.float32), b=b.astype(np.float32))
+    module = to_torch(model)
+    assert set(module.quantizers) == {"w"}
+    feeds = {"x": rng.normal(size=(9, 4)).astype(np.float32)}
+    np.testing.assert_allclose(
+        torch_outputs(module, feeds)[0], runtime(model, feeds)[0], rtol=1e-5, atol=1e-6
+    )
+
+
+def test_pairs_with_one_scale_initializer_train_one_parameter() -> None:
+    text = """
+    <ir_version: 9, opset_import: ["" : 19]>
+    net (float[n, 2] x) => (float[n, 2] y) <float s = {0.1}, int8 z = {0}>
+    {
+        xq = QuantizeLinear (x, s, z)
+        xd = DequantizeLinear (xq, s, z)
+        r = Relu (xd)
+        rq = QuantizeLinear (r, s, z)
+        rd = DequantizeLinear (rq, s, z)
+        y = Add (xd, rd)
+    }
+    """
+    module = to_torch(parser.parse_model(text))
+    assert module.quantizers["x"].scale is module.quantizers["r"].scale
+    assert [name for name, _ in module.named_parameters()] == ["s"]
+    assert list(module.state_dict()) == ["s"]
+    moved = module.to(torch.float64)
+    assert moved.quantizers["x"].scale is moved.get_tensor("s")
