@@ -179,14 +179,15 @@ def _speech(generator: np.random.Generator, *, seconds: float, rate: int) -> Flo
 
 def _voiced(generator: np.random.Generator, length: int, rate: int) -> NDArray[np.float64]:
     """Harmonics of a gliding pitch, louder near three formants."""
-    pitch = np.linspace(*generator.uniform(80, 250, 2), length)
+    pitch = np.linspace(generator.uniform(80, 250), generator.uniform(80, 250), length)
     phase = 2 * np.pi * np.cumsum(pitch) / rate
     formants = generator.uniform([300, 900, 2200], [800, 2000, 3200])
     voice = np.zeros(length)
     for harmonic in range(1, int(rate / 2 / pitch.max())):
         near = np.exp(-(((harmonic * pitch.mean() - formants) / 200) ** 2)).sum()
         voice += np.sin(harmonic * phase) * (near + 0.02)
-    return voice / max(np.abs(voice).max(), 1e-9)
+    loudest = max(float(np.abs(voice).max()), 1e-9)
+    return voice / loudest
 
 
 def dtln() -> Feeds:
@@ -208,7 +209,11 @@ def silero() -> Feeds:
     state = np.zeros((2, 1, 128), np.float32)
     for i in range(300):
         window = speech[None, i * 512 : i * 512 + 576]
-        feed = {"input": window, "state": state, "sr": np.array(16_000, np.int64)}
+        feed: dict[str, NDArray[Any]] = {
+            "input": window,
+            "state": state,
+            "sr": np.array(16_000, np.int64),
+        }
         yield feed
         state = session.run(None, feed)[1]
 

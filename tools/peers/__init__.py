@@ -1,1 +1,0 @@
-"""Drivers of other tools. Each runs alone, in a virtual environment that holds only that tool."""
