@@ -19,6 +19,7 @@ from onnxqat.bridge.sources import Source, inline_constant_nodes
 from onnxqat.bridge.tensors import ModuleTensors, tensor_of
 from onnxqat.bridge.trainable import trainable
 from onnxqat.bridge.values import (
+    NEEDS_DEVICE,
     TENSOR_READINGS,
     Known,
     Slot,
@@ -218,7 +219,7 @@ class _Scope:
         key = (value, convert)
         if key not in self.converted:
             place = Place(tensor.name, convert.__name__, (tensor.name,))
-            reads = (value.index, DEVICE) if convert is to_device else (value.index,)
+            reads = (value.index, DEVICE) if convert in NEEDS_DEVICE else (value.index,)
             (self.converted[key],) = self._emit(convert, reads, 1, place)
         return self.converted[key]
 
@@ -244,7 +245,7 @@ class _Scope:
             if error.node is not None:
                 raise
             problem = f"{node.op} cannot be built: {error.problem}"
-            raise ModelError(problem, node=node.name, fix=error.fix) from error
+            raise ModelError(problem, node=_place(node).node, fix=error.fix) from error
 
     def _quantizer(self, node: gs.Node) -> bool:
         """Lower a node of a Q/DQ pair; False if the node is in none."""
@@ -336,7 +337,8 @@ class _Scope:
 
 def _place(node: gs.Node, *, reads: str | None = None) -> Place:
     inputs = tuple(tensor.name for tensor in node.inputs) if reads is None else (reads,)
-    return Place(node.name, node.op, inputs, tuple(t.name for t in node.outputs if t.name))
+    outputs = tuple(t.name for t in node.outputs if t.name)
+    return Place(node.name or f"<{node.op} of {', '.join(outputs)}>", node.op, inputs, outputs)
 
 
 def _attributes(node: gs.Node, op: Op) -> dict[str, Any]:

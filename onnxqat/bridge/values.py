@@ -51,7 +51,7 @@ class Slot:
             return as_numbers
         if not self.on_host:
             return None
-        return as_scalar if reading is Reading.SCALAR else to_device
+        return number_or_tensor if reading is Reading.SCALAR else to_device
 
 
 Value = Known | Slot
@@ -97,6 +97,17 @@ def to_device(value: Any, device: torch.device) -> Any:
         return torch.full((), value, dtype=kind, device=device)
     tensor = as_tensor(value)
     return tensor.to(device, non_blocking=True) if isinstance(tensor, Tensor) else tensor
+
+
+def number_or_tensor(value: Any, device: torch.device) -> Any:
+    """A host value as a Python number, or as a tensor on the device if it is an array."""
+    if isinstance(value, Tensor) and value.ndim == 0:
+        return value.item()
+    return value if isinstance(value, int) else to_device(value, device)
+
+
+NEEDS_DEVICE = {to_device, number_or_tensor}
+"""Conversions that take the device as well."""
 
 
 def simplest(value: Any) -> Any:

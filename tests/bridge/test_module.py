@@ -135,6 +135,22 @@ def test_shape_arithmetic_agrees_with_onnx_runtime() -> None:
         assert_agrees(model_of(DYNAMIC_FLATTEN), {"x": random(batch, 3, 2, 5)})
 
 
+def test_a_shape_may_index_data() -> None:
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    rows (float[n, m] x, float[k, 3] table) => (float[n, 3] y)
+    <int64 zero = {0}, int64 one = {1}>
+    {
+        s = Shape (x)
+        n = Gather (s, zero)
+        every = Range (zero, n, one)
+        y = Gather (table, every)
+    }
+    """
+    for n in (1, 3):
+        assert_agrees(model_of(text), {"x": random(n, 2), "table": random(5, 3)})
+
+
 @pytest.mark.parametrize("model", [DYNAMIC_FLATTEN, None], ids=["shapes", "net"])
 def test_a_step_never_reads_from_the_device(model: str | None) -> None:
     """Tensors on the meta device have no values: reading one back would raise."""

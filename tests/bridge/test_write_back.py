@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import numpy as np
@@ -300,6 +301,35 @@ def test_a_pair_whose_scales_differ_runs_as_it_stands() -> None:
     np.testing.assert_allclose(
         torch_outputs(module, feeds)[0], runtime(model, feeds)[0], rtol=1e-5, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("learn", [False, True])
+def test_compiled_it_has_the_same_values_and_gradients(learn: bool) -> None:
+    module = to_torch(qdq_model())
+    for quantizer in module.quantizers.values():
+        quantizer.learn_scale = learn
+    compiled = torch.compile(module, backend="aot_eager", fullgraph=True, dynamic=True)
+    gradients = []
+    for call in (module, compiled):
+        module.zero_grad()
+        y = call(torch.linspace(-7, 7, 24).reshape(6, 4))
+        y.square().sum().backward()
+        gradients.append((y.detach(), [p.grad for p in module.parameters()]))
+    (y0, grads0), (y1, grads1) = gradients
+    torch.testing.assert_close(y0, y1)
+    assert sum(g is not None for g in grads0) == (4 if learn else 2)
+    for g0, g1 in zip(grads0, grads1, strict=True):
+        torch.testing.assert_close(
+            g0, g1, rtol=1e-4, atol=1e-4
+        ) if learn or g0 is not None else None
+
+
+def test_a_copy_keeps_scales_shared() -> None:
+    module = copy.deepcopy(to_torch(qdq_model()))
+    assert module.quantizers["x"].scale is module.get_tensor("x_scale")
+    with torch.no_grad():
+        module.quantizers["x"].scale.fill_(0.5)
+    assert initializer(write_back(module), "x_scale") == 0.5
 
 
 def test_pairs_with_one_scale_initializer_train_one_parameter() -> None:
