@@ -9,7 +9,8 @@ Backward, with q the code:
     decides. The half step lets the largest weight of a channel, which lies at qmax up to float
     rounding, still learn; LSQ's paper has the limits themselves.
   * for the scale, LSQ (Esser et al. 2020, arXiv:1902.08153, eq. 3): q - x / scale inside, qmin or
-    qmax outside; times 1 / sqrt(n * qmax), n the number of values that share a scale (section 2.2).
+    qmax outside; times 1 / sqrt(n * qmax), n the number of weights, or of features in one sample,
+    that share the scale (section 2.2).
 """
 
 from __future__ import annotations
@@ -68,11 +69,14 @@ class FakeQuantize(nn.Module):
             return torch.relu(x) if rectify else x
         if x.dtype != self.scale.dtype:  # autocast: codes need the full precision of the scale
             x = x.to(self.scale.dtype)
-        function = _Learned if self.learn_scale and torch.is_grad_enabled() else _Frozen
         codes = (max(self.qmin, 0) if rectify else self.qmin, self.qmax)
-        result: Tensor = function.apply(  # type: ignore[no-untyped-call]
-            x, self.scale, self.axis, codes, rectify
-        )
+        arguments = (x, self.scale, self.axis, codes, rectify)
+        result: Tensor
+        if self.learn_scale and torch.is_grad_enabled():
+            samples = 1 if self.is_weight or x.ndim < 2 else max(x.shape[0], 1)
+            result = _Learned.apply(*arguments, samples)  # type: ignore[no-untyped-call]
+        else:
+            result = _Frozen.apply(*arguments)  # type: ignore[no-untyped-call]
         return result
 
     @torch.no_grad()
@@ -165,10 +169,17 @@ class _Learned(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, scale: Tensor, axis: int | None, codes: Codes, rectify: bool
+        ctx: Any,
+        x: Tensor,
+        scale: Tensor,
+        axis: int | None,
+        codes: Codes,
+        rectify: bool,
+        samples: int,
     ) -> Tensor:
         y = _fake_quantized(x, along(scale, axis, x.ndim), codes)
         ctx.axis, ctx.qmax, ctx.passing = axis, codes[1], _passing(codes, rectify=rectify)
+        ctx.features = x.numel() // (scale.numel() * samples)
         ctx.save_for_backward(x, y, scale)
         return y
 
@@ -182,10 +193,9 @@ class _Learned(torch.autograd.Function):
         room = _passed(x, x, shaped, ctx.passing)
         slope = torch.sub(y, room, out=room)
         total = _sum_of_products(grad, slope, ctx.axis).reshape(scale.shape)
-        shared_by = x.numel() // scale.numel()
-        grad_scale = total / (scale * (shared_by * ctx.qmax) ** 0.5)
+        grad_scale = total / (scale * (ctx.features * ctx.qmax) ** 0.5)
         grad_x = _passed(grad, x, shaped, ctx.passing) if ctx.needs_input_grad[0] else None
-        return grad_x, grad_scale, None, None, None
+        return grad_x, grad_scale, None, None, None, None
 
 
 def _sum_of_products(a: Tensor, b: Tensor, axis: int | None) -> Tensor:

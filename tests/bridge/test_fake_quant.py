@@ -87,11 +87,22 @@ def test_the_scale_gets_lsqs_gradient() -> None:
 
 def test_each_channels_scale_gets_its_own_lsq_gradient() -> None:
     module = quantizer(torch.tensor([0.5, 2.0]), axis=0, learn=True, limits=(-8, 7))
+    module.is_weight = True
     module(torch.tensor([[0.2, 9.0, 1.0], [0.9, -1.3, -99.0]])).backward(torch.ones(2, 3))
     # x / scale: 0.4, 18, 2 and 0.45, -0.65, -49.5
     expected = np.array([(0 - 0.4) + 7 + 0, (0 - 0.45) + (-1 + 0.65) - 8]) / np.sqrt(3 * 7)
     assert module.scale.grad is not None
     np.testing.assert_allclose(module.scale.grad.numpy(), expected, rtol=1e-5)
+
+
+def test_the_gradient_of_an_activations_scale_adds_up_over_samples() -> None:
+    """LSQ's factor counts the features of one sample, so that batches may be split."""
+    x = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
+    whole, parts = quantizer(0.1, learn=True), quantizer(0.1, learn=True)
+    whole(x).sum().backward()
+    for part in x.split(2):
+        parts(part).sum().backward()
+    torch.testing.assert_close(whole.scale.grad, parts.scale.grad)
 
 
 def test_the_scales_gradient_does_not_cancel_to_noise() -> None:
