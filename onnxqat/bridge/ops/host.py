@@ -92,7 +92,7 @@ def _slice(data: tuple[int, ...], start: int, end: int, step: int) -> Any:
         return data[start:end:step]
     length = len(data)
     start, end = (v + length if v < 0 else v for v in (start, end))
-    return data[min(start, length - 1) : (end if end >= 0 else None) : step]
+    return data[min(max(start, 0), length - 1) : (end if end >= 0 else None) : step]
 
 
 def unsqueeze(data: Any, axes: Any) -> Any:

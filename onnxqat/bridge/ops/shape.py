@@ -142,7 +142,7 @@ def _slice(x: Tensor, start: int, end: int, *, axis: int, step: int) -> Tensor:
     if step > 0:
         index = [slice(None)] * (axis % x.ndim)
         return x[(*index, slice(max(start, 0), max(end, 0), step))]
-    start, end = min(max(start, -1), length - 1), min(max(end, -1), length - 1)
+    start, end = min(max(start, 0), length - 1), min(max(end, -1), length - 1)
     count = max(-((start - end) // step), 0)
     last = start + step * (count - 1)
     index = [slice(None)] * (axis % x.ndim)
