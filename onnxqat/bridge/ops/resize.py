@@ -42,8 +42,9 @@ def _half_pixel(x: Tensor, a: _Axis) -> Tensor:
 
 
 def _half_pixel_symmetric(x: Tensor, a: _Axis) -> Tensor:
-    adjustment = a.resized / (a.length * a.scale)
-    return a.length / 2 * (1 - adjustment) + _half_pixel(x, a)
+    adjustment = a.tensor(a.resized, x.device) / (a.tensor(a.scale, x.device) * a.length)
+    offset = (1 - adjustment) * (a.length / 2)
+    return offset + (x + 0.5) / a.tensor(a.scale, x.device) - 0.5
 
 
 def _pytorch_half_pixel(x: Tensor, a: _Axis) -> Tensor:
@@ -80,8 +81,9 @@ _COORDINATES: dict[str, Callable[[Tensor, _Axis], Tensor]] = {
 }
 
 _NEAREST: dict[str, Callable[[Tensor], Tensor]] = {
-    "round_prefer_floor": lambda x: torch.ceil(x - 0.5),
-    "round_prefer_ceil": lambda x: torch.floor(x + 0.5),
+    # Not by adding 0.5, which rounds 3.4999998 up to 4
+    "round_prefer_floor": lambda x: torch.floor(x) + (x - torch.floor(x) > 0.5),
+    "round_prefer_ceil": lambda x: torch.floor(x) + (x - torch.floor(x) >= 0.5),
     "floor": torch.floor,
     "ceil": torch.ceil,
 }

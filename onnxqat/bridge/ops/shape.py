@@ -1,9 +1,8 @@
-"""Operators that move, cut, join and look up, and compute nothing."""
+"""Operators that move, cut and join, and compute nothing."""
 
 # ruff: noqa: D103 - an operator is documented by its ONNX page
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch.nn import functional
 
 from onnxqat.bridge.ops import host
 from onnxqat.bridge.ops.dtypes import torch_dtype
-from onnxqat.bridge.ops.registry import Ints, Moved, Outputs, Scalar, Weight, op
+from onnxqat.bridge.ops.registry import Ints, Moved, Outputs, op
 from onnxqat.core.errors import ModelError
 
 Axes = tuple[int, ...]
@@ -149,86 +148,6 @@ def _slice(x: Tensor, start: int, end: int, *, axis: int, step: int) -> Tensor:
     return x[(*index, slice(last, start + 1, -step) if count else slice(0, 0))].flip(axis)
 
 
-@op("Gather", versions=(1, 11, 13), host=host.gather)
-def gather(data: Weight, indices: Scalar, *, axis: int = 0) -> Tensor:
-    if not isinstance(indices, Tensor):
-        return data.select(axis, int(indices))
-    index: list[Any] = [slice(None)] * (axis % data.ndim)
-    return data[(*index, indices.to(torch.int64))]
-
-
-@op("GatherElements", versions=(11, 13))
-def gather_elements(data: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
-    return data.gather(axis, _wrapped(indices, data.shape[axis]))
-
-
-@op("GatherND", versions=(11, 12, 13))
-def gather_nd(data: Tensor, indices: Tensor, *, batch_dims: int = 0) -> Tensor:
-    depth = indices.shape[-1]
-    batch = data.shape[:batch_dims]
-    rows = data.reshape(-1, *data.shape[batch_dims:])
-    where = indices.reshape(rows.shape[0], -1, depth).to(torch.int64)
-    row = torch.arange(rows.shape[0], device=data.device).unsqueeze(1)
-    found = rows[(row, *where.unbind(-1))]
-    return found.reshape(*batch, *indices.shape[batch_dims:-1], *data.shape[batch_dims + depth :])
-
-
-@op("ScatterElements", versions=(11, 13, 16, 18))
-def scatter_elements(
-    data: Tensor, indices: Tensor, updates: Tensor, *, axis: int = 0, reduction: str = "none"
-) -> Tensor:
-    index = _wrapped(indices, data.shape[axis])
-    if reduction == "none":
-        return data.scatter(axis, index, updates)
-    return data.scatter_reduce(axis, index, updates, _REDUCTIONS[reduction])
-
-
-@op("ScatterND", versions=(11, 13, 16, 18))
-def scatter_nd(
-    data: Tensor, indices: Tensor, updates: Tensor, *, reduction: str = "none"
-) -> Tensor:
-    depth = indices.shape[-1]
-    sizes = data.shape[:depth]
-    rows = data.reshape(prod(sizes), -1)
-    index = torch.zeros(indices.shape[:-1], dtype=torch.int64, device=data.device)
-    for axis, length in enumerate(sizes):
-        index = index * length + _wrapped(indices[..., axis], length)
-    index = index.reshape(-1, 1).expand(-1, rows.shape[1])
-    changes = updates.reshape(index.shape)
-    if reduction == "none":
-        return rows.scatter(0, index, changes).reshape(data.shape)
-    return rows.scatter_reduce(0, index, changes, _REDUCTIONS[reduction]).reshape(data.shape)
-
-
-_REDUCTIONS = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
-
-
-def _wrapped(indices: Tensor, length: int) -> Tensor:
-    """Indices from 0 on: ONNX counts negative ones from the end."""
-    indices = indices.to(torch.int64)
-    return torch.where(indices < 0, indices + length, indices)
-
-
-@op("NonZero", versions=(9, 13))
-def non_zero(X: Tensor) -> Tensor:
-    return X.nonzero().t()
-
-
-@op("TopK", versions=(10, 11, 24))
-def top_k(
-    X: Tensor,
-    K: Ints,
-    *,
-    axis: int = -1,
-    largest: int = 1,
-    sorted: int = 1,
-    outputs: Outputs = 2,
-) -> Any:
-    order = X.sort(dim=axis, descending=bool(largest), stable=True)
-    best = tuple(part.narrow(axis, 0, K[0]) for part in order)
-    return best if outputs > 1 else best[0]
-
-
 @op("Expand", versions=(8, 13), host=host.expand)
 def expand(input: Moved, shape: Ints) -> Tensor:
     own = (1,) * (len(shape) - input.ndim) + tuple(input.shape)
@@ -271,57 +190,3 @@ def space_to_depth(input: Tensor, *, blocksize: int, mode: str = "DCR") -> Tenso
         return functional.pixel_unshuffle(input, b)
     blocks = input.reshape(n, c, h // b, b, w // b, b)
     return blocks.permute(0, 3, 5, 1, 2, 4).reshape(n, c * b * b, h // b, w // b)
-
-
-@op("Pad", versions=(2,))
-def pad_by_attributes(
-    data: Tensor, *, mode: str = "constant", pads: Axes, value: float = 0.0
-) -> Tensor:
-    return pad(data, pads, value, mode=mode)
-
-
-@op("Pad", versions=(11, 13, 18, 19, 21, 23, 24, 25))
-def pad(
-    data: Tensor,
-    pads: Ints,
-    constant_value: Scalar | None = None,
-    axes: Ints | None = None,
-    *,
-    mode: str = "constant",
-) -> Tensor:
-    axes = tuple(range(data.ndim)) if axes is None else axes
-    before = {a % data.ndim: n for a, n in zip(axes, pads[: len(axes)], strict=True)}
-    after = {a % data.ndim: n for a, n in zip(axes, pads[len(axes) :], strict=True)}
-    if mode == "constant":
-        last_first = range(data.ndim - 1, -1, -1)
-        widths = [w for a in last_first for w in (before.get(a, 0), after.get(a, 0))]
-        return _pad_constant(data, widths, constant_value)
-    if mode not in _PAD_INDEX:
-        raise ModelError(f"Pad mode '{mode}' is not known")
-    for axis, extra in before.items():
-        if extra or after[axis]:
-            length = data.shape[axis]
-            reach = torch.arange(-extra, length + after[axis], device=data.device)
-            data = data.index_select(axis, _PAD_INDEX[mode](reach, length))
-    return data
-
-
-def _pad_constant(data: Tensor, widths: Sequence[int], value: Scalar | None) -> Tensor:
-    if isinstance(value, Tensor):
-        value = value.item()
-    if data.dtype == torch.bool:
-        return functional.pad(data.to(torch.uint8), widths, value=float(value or 0)).to(torch.bool)
-    return functional.pad(data, widths, value=0.0 if value is None else value)
-
-
-def _reflected(index: Tensor, length: int) -> Tensor:
-    period = max(2 * (length - 1), 1)
-    index = index.remainder(period)
-    return torch.where(index >= length, period - index, index)
-
-
-_PAD_INDEX: dict[str, Callable[[Tensor, int], Tensor]] = {
-    "reflect": _reflected,
-    "edge": lambda index, length: index.clamp(0, length - 1),
-    "wrap": lambda index, length: index.remainder(length),
-}
