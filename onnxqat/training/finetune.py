@@ -93,7 +93,7 @@ def _prepare(
     start_from_teacher(student, held_out.teacher)
     targets = choose_targets(student, config)
     coordinates = Coordinates(targets.trained)
-    rates = choose_rates(config, weight_bits=targets.weight_bits)
+    rates = choose_rates(config)
     return Loop(
         student=student,
         teacher=held_out.teacher,
@@ -102,6 +102,7 @@ def _prepare(
         targets=targets,
         coordinates=coordinates,
         optimizer=make_optimizer(config, coordinates, rates),
+        lr=rates.weight,
         loss=loss,
         validate=lambda: held_out.validate(student, loss, facts),
         device=held_out.loader.device,

@@ -19,12 +19,17 @@ from onnxqat.training.losses import Loss
 from onnxqat.training.optimizer import clip, set_rates
 from onnxqat.training.parameters import Coordinates
 from onnxqat.training.record import OnProgress, StepRecord, Stopped, Validation
+from onnxqat.training.run import run_module
 from onnxqat.training.schedule import rate_factor
 from onnxqat.training.targets import Targets
-from onnxqat.training.validation import run
 
 VALIDATIONS = 10
 """In a run whose `validate_every` is open."""
+SETBACK = 4.0
+"""Times the best validation loss so far: a validation above it means that the steps are too long
+for this model. The half cosine makes good what is less."""
+SHORTENING = 0.3
+"""Factor on all rates after a setback."""
 FETCH_EVERY = {"cpu": 1, "cuda": 10}
 """Steps between looks at the losses: on a GPU each look makes the CPU wait for it."""
 
@@ -40,6 +45,8 @@ class Loop:
     targets: Targets
     coordinates: Coordinates
     optimizer: Optimizer
+    lr: float
+    """Of the weights, before warm-up and decay."""
     loss: Loss
     validate: Callable[[], Validation]
     on_progress: OnProgress | None
@@ -47,6 +54,7 @@ class Loop:
     best: Snapshot = field(init=False)
     history: list[StepRecord] = field(default_factory=list)
     _unread: list[Tensor] = field(default_factory=list)
+    _shortened: float = 1.0
     _began: float = field(default_factory=time.perf_counter)
 
     def __post_init__(self) -> None:
@@ -90,8 +98,8 @@ class Loop:
 
     def _backward(self, batch: TensorBatch, parts: int) -> Tensor:
         with torch.no_grad():
-            wanted = run(self.teacher, batch.inputs)
-        loss = self.loss(run(self.student, batch.inputs), wanted, batch.labels) / parts
+            wanted = run_module(self.teacher, batch.inputs)
+        loss = self.loss(run_module(self.student, batch.inputs), wanted, batch.labels) / parts
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return loss.detach()
 
@@ -113,7 +121,16 @@ class Loop:
         is_best = validation.loss < self.best.loss
         if is_best:
             self.best = Snapshot.take(self.targets.changing, step=step, loss=validation.loss)
+        elif not validation.loss <= SETBACK * self.best.loss:
+            self._step_back()
         return validation, is_best
+
+    def _step_back(self) -> None:
+        """Go on from the best parameters so far, in shorter steps: no one rate fits every model."""
+        self.best.restore(self.targets.changing)
+        self.coordinates.read()
+        self.optimizer.state.clear()
+        self._shortened *= SHORTENING
 
     def _record(
         self, step: int, loss: float | None, judged: tuple[Validation, bool] | None
@@ -123,7 +140,7 @@ class Loop:
             step=step,
             steps=self.steps,
             loss=loss,
-            lr=self.optimizer.param_groups[0]["recommended"] * self._factor(step),
+            lr=self.lr * self._factor(step),
             seconds=time.perf_counter() - self._began,
             validation=validation,
             is_best=is_best,
@@ -133,4 +150,5 @@ class Loop:
             self.on_progress(record)
 
     def _factor(self, step: int) -> float:
-        return rate_factor(step, steps=self.steps, warmup=self.config.warmup)
+        factor = rate_factor(step, steps=self.steps, warmup=self.config.warmup)
+        return factor * self._shortened

@@ -13,30 +13,34 @@ from onnxqat.training.parameters import Coordinates, Kind
 
 @dataclass(frozen=True)
 class Rates:
-    """Learning rates in units of each tensor's own size."""
+    """Learning rates of coordinates, see `parameters`."""
 
     weight: float
     bias: float
     scale: float
+    weight_scale: float
 
     def of(self, kind: Kind) -> float:
         """The rate of one kind."""
-        return {Kind.WEIGHT: self.weight, Kind.BIAS: self.bias, Kind.SCALE: self.scale}[kind]
+        return {
+            Kind.WEIGHT: self.weight,
+            Kind.BIAS: self.bias,
+            Kind.SCALE: self.scale,
+            Kind.WEIGHT_SCALE: self.weight_scale,
+        }[kind]
 
 
-RECOMMENDED = {8: Rates(1e-3, 1e-3, 1e-3), 4: Rates(3e-3, 3e-3, 3e-3)}
+RECOMMENDED = Rates(weight=5e-3, bias=3e-4, scale=2e-2, weight_scale=2e-3)
 
 
-def choose_rates(config: FinetuneConfig, *, weight_bits: int) -> Rates:
+def choose_rates(config: FinetuneConfig) -> Rates:
     """The user's rates, and recommended ones for what the user left open."""
-    rates = RECOMMENDED[4 if weight_bits <= 4 else 8]
+    rates = RECOMMENDED
     lr = rates.weight if config.lr is None else config.lr
-    ratio = lr / rates.weight
-    return Rates(
-        weight=lr,
-        bias=rates.bias * ratio if config.bias_lr is None else config.bias_lr,
-        scale=rates.scale * ratio if config.scale_lr is None else config.scale_lr,
-    )
+    bias = rates.bias * lr / rates.weight if config.bias_lr is None else config.bias_lr
+    scale = rates.scale * lr / rates.weight if config.scale_lr is None else config.scale_lr
+    weight_scale = rates.weight_scale * scale / rates.scale
+    return Rates(weight=lr, bias=bias, scale=scale, weight_scale=weight_scale)
 
 
 def make_optimizer(config: FinetuneConfig, coordinates: Coordinates, rates: Rates) -> Optimizer:

@@ -1,16 +1,18 @@
-"""Which parameters of a student train, which follow, and how each begins."""
+"""Which parameters of a student train, and which scales follow their weights."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from torch.nn import Parameter
 
 from onnxqat.bridge import OnnxModule
 from onnxqat.core.errors import TrainingError
 from onnxqat.training.config import FinetuneConfig
 from onnxqat.training.names import parameters_by_name
-from onnxqat.training.parameters import Kind, Trained, size_unit
+from onnxqat.training.parameters import Kind, Trained, bias_unit, weight_unit
 from onnxqat.training.roles import roles
 from onnxqat.training.weight_scales import Follower, followers
 
@@ -21,8 +23,6 @@ class Targets:
 
     trained: tuple[Trained, ...]
     followers: tuple[Follower, ...]
-    weight_bits: int
-    """Of the coarsest weight quantizer; 8 without one."""
 
     @property
     def changing(self) -> tuple[Parameter, ...]:
@@ -40,31 +40,35 @@ def choose_targets(student: OnnxModule, config: FinetuneConfig) -> Targets:
     """Weights, biases and norms always train; scales as the config says.
 
     Everything else in the student (constants of formulas, limits of a Clip, running statistics)
-    keeps its value. The student's `requires_grad` and `learn_scale` flags are set accordingly.
+    keeps its value. `requires_grad` of all the student's parameters is set accordingly.
 
     Raises:
         TrainingError: The student has no weight.
     """
     by_name = parameters_by_name(student)
-    kinds = roles(student.graph)
-    trained = [
-        Trained(name, kinds[name], parameter, size_unit(parameter))
-        for name, parameter in by_name.items()
-        if name in kinds
-    ]
-    if not trained:
+    values = tuple(_choose_values(student, by_name))
+    if not values:
         raise TrainingError(
             "the model has no weight to train", fix="give a model with Conv, Gemm or MatMul weights"
         )
     following = _choose_followers(student, by_name, config)
-    trained += _choose_scales(student, following, config)
-    _set_flags(student, trained)
-    return Targets(tuple(trained), following, _weight_bits(student))
+    scales = tuple(_choose_scales(student, following, config))
+    moving = {id(entry.parameter) for entry in (*values, *scales)}
+    for parameter in student.parameters():
+        parameter.requires_grad_(id(parameter) in moving)
+        parameter.grad = None
+    return Targets((*values, *scales), following)
 
 
-def _weight_bits(student: OnnxModule) -> int:
-    limits = [q.qmax for q in student.quantizers.values() if q.is_weight]
-    return min(limits, default=127).bit_length() + 1
+def _choose_values(student: OnnxModule, by_name: dict[str, Parameter]) -> Iterator[Trained]:
+    kinds = roles(student.graph)
+    for name, parameter in by_name.items():
+        kind = kinds.get(name)
+        if kind is Kind.WEIGHT:
+            unit = weight_unit(parameter, student.quantizers.get(name))
+            yield Trained(name, kind, parameter, unit)
+        elif kind is Kind.BIAS:
+            yield Trained(name, kind, parameter, bias_unit(parameter))
 
 
 def _choose_followers(
@@ -79,29 +83,18 @@ def _choose_followers(
 
 def _choose_scales(
     student: OnnxModule, following: tuple[Follower, ...], config: FinetuneConfig
-) -> list[Trained]:
+) -> Iterator[Trained]:
     """Each learned scale once, however many quantizers share it."""
     taken = {id(follower.scale) for follower in following}
-    chosen = []
-    for quantizer in student.quantizers.values():
-        is_learned = _is_learned(config, is_weight=quantizer.is_weight)
-        quantizer.learn_scale = is_learned and id(quantizer.scale) not in taken
     for name, quantizer in student.quantizers.items():
-        if quantizer.learn_scale and id(quantizer.scale) not in taken:
-            taken.add(id(quantizer.scale))
-            scale = quantizer.scale
-            chosen.append(Trained(f"scale of {name}", Kind.SCALE, scale, size_unit(scale)))
-    return chosen
+        scale = quantizer.scale
+        if id(scale) not in taken and _is_learned(config, is_weight=quantizer.is_weight):
+            taken.add(id(scale))
+            kind = Kind.WEIGHT_SCALE if quantizer.is_weight else Kind.SCALE
+            yield Trained(f"scale of {name}", kind, scale, torch.ones_like(scale))
 
 
 def _is_learned(config: FinetuneConfig, *, is_weight: bool) -> bool:
-    if not is_weight or config.weight_scales in ("auto", "recomputed"):
-        return config.scales == "learned"
-    return config.weight_scales == "learned"
-
-
-def _set_flags(student: OnnxModule, trained: list[Trained]) -> None:
-    moving = {id(entry.parameter) for entry in trained}
-    for parameter in student.parameters():
-        parameter.requires_grad_(id(parameter) in moving)
-        parameter.grad = None
+    if is_weight and config.weight_scales in ("learned", "frozen"):
+        return config.weight_scales == "learned"
+    return config.scales == "learned"

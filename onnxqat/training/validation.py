@@ -15,16 +15,10 @@ from onnxqat.data import Dataset
 from onnxqat.training.batches import Loader, TensorBatch
 from onnxqat.training.losses import Facts, Loss, Outputs, observe_outputs, scores_name
 from onnxqat.training.record import Validation
+from onnxqat.training.run import run_module
 
 CACHE_BYTES = 256 * 2**20
 """Teacher outputs kept between validations; those of further batches are computed again."""
-
-
-def run(module: OnnxModule, inputs: tuple[Tensor, ...]) -> Outputs:
-    """The module's outputs by name."""
-    outputs = module(*inputs)
-    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-    return dict(zip(module.output_names, outputs, strict=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +55,7 @@ class HeldOut:
         """Judge the student as it is."""
         tally = Tally(facts)
         for batch, teacher in self._pairs():
-            outputs = run(student, batch.inputs)
+            outputs = run_module(student, batch.inputs)
             tally.add(outputs, teacher, batch, loss(outputs, teacher, batch.labels))
         return tally.result()
 
@@ -70,7 +64,7 @@ class HeldOut:
         batches = self.loader.in_order(self.data, self.batch_size, self.samples)
         for index, batch in enumerate(batches):
             is_kept = index < len(self.cache)
-            yield batch, self.cache[index] if is_kept else run(self.teacher, batch.inputs)
+            yield batch, self.cache[index] if is_kept else run_module(self.teacher, batch.inputs)
 
 
 def _require_finite(outputs: Outputs) -> None:

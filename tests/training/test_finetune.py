@@ -64,11 +64,21 @@ def test_the_parameters_handed_out_are_those_of_the_best_validation() -> None:
 def test_training_that_only_harms_hands_out_the_start_unchanged() -> None:
     student, teacher = student_and_teacher()
     before = values_of(student)
-    config = replace(QUICK, lr=5.0, scale_lr=1.0, clip_grad=None)
+    last_only = 20  # no validation before it, so no step back either
+    config = replace(QUICK, lr=5.0, scale_lr=1.0, clip_grad=None, validate_every=last_only)
     tuned = finetune(student, teacher, Images(), config=config, validation=HELD_OUT)
     after = values_of(tuned.module)
     assert tuned.best_step == 0
     assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_after_a_setback_it_goes_on_from_the_best_in_shorter_steps() -> None:
+    student, teacher = student_and_teacher()
+    config = FinetuneConfig(steps=6, lr=5.0, validate_every=1, warmup=0.0, batch_size=8)
+    history = finetune(student, teacher, Images(samples=16), config=config).history
+    losses = [record.validation.loss for record in history if record.validation is not None]
+    assert losses[1] > 4 * losses[0], "the rate is meant to be far too large"
+    assert history[2].lr < 0.3 * history[1].lr
 
 
 def test_ctrl_c_hands_out_the_best_so_far() -> None:
