@@ -9,6 +9,7 @@ from typing import Any
 
 import onnx_graphsurgeon as gs
 import torch
+from torch import Tensor
 
 from onnxqat.bridge.coverage import opset_of, refuse_unknown
 from onnxqat.bridge.fake_quant import FakeQuantize, Rectified
@@ -224,9 +225,9 @@ class _Scope:
         return self.converted[key]
 
     def _read_known(self, tensor: gs.Tensor, value: Known, reading: Reading) -> int:
-        is_array = reading is Reading.SCALAR and value.value.numel() != 1
-        if reading not in TENSOR_READINGS and not is_array:
-            return self._new_slot(value.read(reading))
+        read = None if reading in TENSOR_READINGS else value.read(reading)
+        if read is not None and not isinstance(read, Tensor):
+            return self._new_slot(read)
         if isinstance(tensor, gs.Constant):
             return self._capture((_TENSOR, self.context.tensors.buffer(tensor))).index
         key = (_TENSOR, tensor.name)

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 
 from onnxqat.bridge.ops.registry import Reading
-from onnxqat.bridge.values import NUMBER_READINGS, as_numbers, as_scalar, as_tensor, simplest
+from onnxqat.bridge.values import (
+    NUMBER_READINGS,
+    ONE_READINGS,
+    as_number,
+    as_numbers,
+    as_tensor,
+    simplest,
+)
 from onnxqat.core.errors import ModelError, OnnxqatError
 
 ABSENT = 0
@@ -136,7 +143,10 @@ def _read(value: Any, reading: Reading) -> Any:
         return None
     if reading in NUMBER_READINGS:
         return as_numbers(value)
-    return as_scalar(value) if reading is Reading.SCALAR else as_tensor(value)
+    if reading in ONE_READINGS:
+        number = as_number(value, reading)
+        return number if isinstance(number, int | float) else as_tensor(value)
+    return as_tensor(value)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from onnxqat.bridge.ops.registry import Reading
 
 TENSOR_READINGS = {Reading.TENSOR, Reading.WEIGHT, Reading.OPERAND, Reading.MOVED}
 NUMBER_READINGS = {Reading.INTS, Reading.FLOATS}
+ONE_READINGS = {Reading.SCALAR, Reading.NUMBER}
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Known:
         """As a call reads it that is made while building."""
         if reading in NUMBER_READINGS:
             return as_numbers(self.value)
-        return as_scalar(self.value) if reading is Reading.SCALAR else self.value
+        return as_number(self.value, reading) if reading in ONE_READINGS else self.value
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ class Slot:
             return as_numbers
         if not self.on_host:
             return None
-        return number_or_tensor if reading is Reading.SCALAR else to_device
+        convert: Callable[..., Any] = _TO_NUMBER.get(reading, to_device)
+        return convert
 
 
 Value = Known | Slot
@@ -85,9 +87,13 @@ def as_numbers(value: Any) -> tuple[Any, ...]:
     return (value,)
 
 
-def as_scalar(value: Any) -> Any:
-    """A Python number, if the host knows it."""
-    return value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+def as_number(value: Any, reading: Reading) -> Any:
+    """The one number of a host value, as `reading` has it; else the value."""
+    if isinstance(value, tuple):
+        return value[0] if len(value) == 1 and reading is Reading.SCALAR else value
+    if isinstance(value, Tensor) and (value.ndim == 0 or reading is Reading.SCALAR):
+        return value.item() if value.numel() == 1 else value
+    return value
 
 
 def to_device(value: Any, device: torch.device) -> Any:
@@ -99,14 +105,23 @@ def to_device(value: Any, device: torch.device) -> Any:
     return tensor.to(device, non_blocking=True) if isinstance(tensor, Tensor) else tensor
 
 
-def number_or_tensor(value: Any, device: torch.device) -> Any:
-    """A host value as a Python number, or as a tensor on the device if it is an array."""
-    if isinstance(value, Tensor) and value.ndim == 0:
-        return value.item()
-    return value if isinstance(value, int) else to_device(value, device)
+def to_scalar(value: Any, device: torch.device) -> Any:
+    """A host value as a Python number, or as a tensor on the device if it has several."""
+    number = as_number(value, Reading.SCALAR)
+    return to_device(number, device) if isinstance(number, Tensor | tuple) else number
 
 
-NEEDS_DEVICE = {to_device, number_or_tensor}
+def to_number(value: Any, device: torch.device) -> Any:
+    """A host value as a Python number if it is one of rank 0, else as a tensor on the device."""
+    number = as_number(value, Reading.NUMBER)
+    return to_device(number, device) if isinstance(number, Tensor | tuple) else number
+
+
+_TO_NUMBER: dict[Reading, Callable[..., Any]] = {
+    Reading.SCALAR: to_scalar,
+    Reading.NUMBER: to_number,
+}
+NEEDS_DEVICE = {to_device, to_scalar, to_number}
 """Conversions that take the device as well."""
 
 

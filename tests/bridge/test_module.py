@@ -151,6 +151,36 @@ def test_a_shape_may_index_data() -> None:
         assert_agrees(model_of(text), {"x": random(n, 2), "table": random(5, 3)})
 
 
+@pytest.mark.parametrize("index", [np.array(1), np.array([1]), np.array([[2, -1]])])
+def test_the_rank_of_an_index_shapes_the_result(index: Array) -> None:
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    rows (float[4, 2] x) => (float[a, b] y) { y = Gather <axis = 0> (x, index) }
+    """
+    model = model_of(text, index=index)
+    shape = [*index.shape, 2]
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", 1, shape))
+    assert_agrees(model, {"x": random(4, 2)})
+
+
+def test_a_condition_from_a_shape_of_one_element_decides() -> None:
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    rows (float[n, 4] x) => (float[n, 4] y) <int64[1] three = {3}, int64[1] zero = {0}>
+    {
+        s = Shape (x)
+        first = Gather (s, zero)
+        is_three = Equal (first, three)
+        y = If (is_three) <
+            then_branch = yes () => (float[n, 4] t) { t = Neg (x) },
+            else_branch = no () => (float[n, 4] e) { e = Abs (x) }
+        >
+    }
+    """
+    for n in (3, 4):
+        assert_agrees(model_of(text), {"x": random(n, 4)})
+
+
 @pytest.mark.parametrize("model", [DYNAMIC_FLATTEN, None], ids=["shapes", "net"])
 def test_a_step_never_reads_from_the_device(model: str | None) -> None:
     """Tensors on the meta device have no values: reading one back would raise."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from onnxqat.bridge.ops import host
-from onnxqat.bridge.ops.registry import Ints, Operand, Scalar, op
+from onnxqat.bridge.ops.registry import Ints, Number, Operand, Scalar, op
 
 
 @op("Add", versions=(7, 13, 14), host=host.elementwise(operator.add))
@@ -37,7 +37,7 @@ def div(A: Operand, B: Operand) -> Tensor:
 
 
 @op("Pow", versions=(7, 12, 13, 15))
-def pow_(X: Tensor, Y: Scalar) -> Tensor:
+def pow_(X: Tensor, Y: Number) -> Tensor:
     return torch.pow(X, Y).to(X.dtype)
 
 

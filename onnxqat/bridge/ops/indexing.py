@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from onnxqat.bridge.ops import host
-from onnxqat.bridge.ops.registry import Ints, Outputs, Scalar, Weight, op
+from onnxqat.bridge.ops.registry import Ints, Number, Outputs, Weight, op
 
 
 @op("Gather", versions=(1, 11, 13), host=host.gather)
-def gather(data: Weight, indices: Scalar, *, axis: int = 0) -> Tensor:
+def gather(data: Weight, indices: Number, *, axis: int = 0) -> Tensor:
     if not isinstance(indices, Tensor):
         return data.select(axis, int(indices))
     index: list[Any] = [slice(None)] * (axis % data.ndim)

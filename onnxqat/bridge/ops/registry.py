@@ -22,6 +22,7 @@ __all__ = [
     "Floats",
     "Ints",
     "Moved",
+    "Number",
     "Op",
     "Operand",
     "Outputs",
@@ -70,7 +71,9 @@ class Reading(Enum):
     FLOATS = "floats"
     """Host floats: a tuple. Resize scales."""
     SCALAR = "scalar"
-    """A Python number where the value is known when the module is built, else a tensor."""
+    """A Python number where the host knows one element of whatever rank, else a tensor."""
+    NUMBER = "number"
+    """A Python number where the host knows one of rank 0, else a tensor."""
     OUTPUTS = "outputs"
     """No input of the schema: the number of outputs that the node has."""
 
@@ -81,6 +84,7 @@ Moved = Annotated[Tensor, Reading.MOVED]
 Ints = Annotated[tuple[int, ...], Reading.INTS]
 Floats = Annotated[tuple[float, ...], Reading.FLOATS]
 Scalar = Annotated[float | Tensor, Reading.SCALAR]
+Number = Annotated[float | Tensor, Reading.NUMBER]
 Outputs = Annotated[int, Reading.OUTPUTS]
 
 
