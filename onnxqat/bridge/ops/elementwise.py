@@ -246,18 +246,20 @@ def clip_by_attributes(
     max: float = 3.4028234663852886e38,
     min: float = -3.4028234663852886e38,
 ) -> Tensor:
-    return functional.hardtanh(input, min, max)
+    return clip(input, min, max)
 
 
 @op("Clip", versions=(11, 12, 13))
 def clip(input: Tensor, min: Scalar | None = None, max: Scalar | None = None) -> Tensor:
     if min is None and max is None:
         return input
-    if isinstance(min, Tensor) != isinstance(max, Tensor) and None not in (min, max):
+    has_both = min is not None and max is not None
+    if has_both and isinstance(min, Tensor) != isinstance(max, Tensor):
         low, high = (torch.as_tensor(v, dtype=input.dtype, device=input.device) for v in (min, max))
         return torch.clamp(input, low, high)
-    if input.is_floating_point() and isinstance(min, float) and isinstance(max, float):
-        return functional.hardtanh(input, min, max)  # one pass backward, where clamp takes four
+    if isinstance(min, float) and isinstance(max, float) and min <= max:
+        if input.is_floating_point():
+            return functional.hardtanh(input, min, max)  # one pass backward; clamp takes four
     clamped: Tensor = torch.clamp(input, min, max)  # type: ignore[arg-type]
     return clamped
 
