@@ -25,7 +25,7 @@ from onnxqat.graph import Graph
 
 _DEFAULTS = CalibrationConfig()
 
-_TRIAL_SAMPLES = 32
+_TRIAL_SAMPLES = 64
 """Samples on which `auto` tries ranges."""
 
 Floats = NDArray[np.float64]
@@ -70,13 +70,13 @@ def calibrate(
         )
     else:
         statistics.check_model(graph)
-    values = {group: together(group, constants, statistics) for group in activations}
+    values = {group: together(group, constants, statistics.tensors) for group in activations}
     if config.method != "max":
         _check_histograms(values)
     searched: Mapping[RangeGroup, Floats] = {}
     if config.method == "auto":
         batches = _spread(data, statistics.samples)
-        choices = choose(graph, plan, values, batches[::2], config=config)
+        choices = choose(graph, plan, values, batches, config=config)
         searched = search_weights(graph, plan, constants, batches, threads=config.threads)
     else:
         choices = {group: chosen_by(config.method, v, config) for group, v in values.items()}

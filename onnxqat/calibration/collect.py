@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from onnxqat.calibration.config import CalibrationConfig
@@ -53,13 +53,38 @@ def collect(
     size = min(_batch_size(reader, data), config.batch_size or _LARGEST_BATCH)
     total = _total(data, config)
     done = 0
-    batches = data.batches(size, samples=config.samples)
-    for number, (batch, values) in enumerate(_run_ahead(reader, batches)):
-        _observe(observed, values, number)
-        done += len(batch)
+    for samples in _observe(observed, reader, data.batches(size, samples=config.samples)):
+        done += samples
         if on_progress is not None:
             on_progress(done, total)
     return Statistics(fingerprint(graph), done, observed)
+
+
+def observe(
+    graph: Graph, tensors: Iterable[str], batches: Iterable[Batch], *, threads: int | None = None
+) -> dict[str, TensorStatistics]:
+    """Statistics of `tensors` over these batches alone; raises as `collect` does."""
+    observed = {name: TensorStatistics() for name in tensors}
+    reader = TensorReader(graph, tuple(observed), threads=threads)
+    for _ in _observe(observed, reader, batches):
+        pass
+    return observed
+
+
+def _observe(
+    observed: Mapping[str, TensorStatistics], reader: TensorReader, batches: Iterable[Batch]
+) -> Iterator[int]:
+    """Add all batches to the statistics; after each one, yields its number of samples."""
+    for number, (batch, read) in enumerate(_run_ahead(reader, batches)):
+        for name, values in read.items():
+            if not observed[name].observe(values):
+                raise DataError(
+                    "an activation is NaN or infinite",
+                    tensor=name,
+                    at=f"batch {number}",
+                    fix="leave such samples out, or mend the model",
+                )
+        yield len(batch)
 
 
 def _run_ahead(reader: TensorReader, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Arrays]]:
@@ -73,17 +98,6 @@ def _run_ahead(reader: TensorReader, batches: Iterable[Batch]) -> Iterator[tuple
             running = following
         if running is not None:
             yield running[0], running[1].result()
-
-
-def _observe(observed: dict[str, TensorStatistics], read: Arrays, number: int) -> None:
-    for name, values in read.items():
-        if not observed[name].observe(values):
-            raise DataError(
-                "an activation is NaN or infinite",
-                tensor=name,
-                at=f"batch {number}",
-                fix="leave such samples out, or mend the model",
-            )
 
 
 def _batch_size(reader: TensorReader, data: Dataset) -> int:

@@ -10,7 +10,6 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnxqat.calibration.histogram import TensorStatistics
-from onnxqat.calibration.statistics import Statistics
 from onnxqat.core.errors import DataError, PlacementError
 from onnxqat.core.plan import QuantPlan
 from onnxqat.core.spec import PerTensor, QuantSpec
@@ -63,7 +62,9 @@ def _merged(one: RangeGroup, other: RangeGroup) -> RangeGroup:
     return RangeGroup(one.spec, tuple(sorted({*one.tensors, *other.tensors})))
 
 
-def together(group: RangeGroup, constants: Constants, statistics: Statistics) -> TensorStatistics:
+def together(
+    group: RangeGroup, constants: Constants, statistics: Mapping[str, TensorStatistics]
+) -> TensorStatistics:
     """The statistics of all values that an activation group's range is for.
 
     Raises:
@@ -85,8 +86,8 @@ def together(group: RangeGroup, constants: Constants, statistics: Statistics) ->
     return total
 
 
-def _found(tensor: str, statistics: Statistics) -> TensorStatistics:
-    found = statistics.tensors.get(tensor)
+def _found(tensor: str, statistics: Mapping[str, TensorStatistics]) -> TensorStatistics:
+    found = statistics.get(tensor)
     if found is None or found.values == 0:
         raise DataError(
             "there are no statistics of a tensor that the plan quantizes",

@@ -30,7 +30,7 @@ class TensorReader:
         inputs = {tensor.name for tensor in graph.inputs}
         self._fed = [name for name in tensors if name in inputs]
         self._computed = [name for name in tensors if name not in inputs]
-        self._session = open_session(_with_outputs(graph, self._computed), threads=threads)
+        self._session = open_session(with_outputs(graph, self._computed), threads=threads)
 
     def __call__(self, inputs: Arrays) -> Arrays:
         """The tensors by name, for one batch of inputs.
@@ -51,7 +51,8 @@ class TensorReader:
         return {**read, **dict(zip(self._computed, values, strict=True))}
 
 
-def _with_outputs(graph: Graph, tensors: Sequence[str]) -> onnx.ModelProto:
+def with_outputs(graph: Graph, tensors: Sequence[str]) -> onnx.ModelProto:
+    """The model of a graph, with more of its tensors as outputs."""
     model = to_model(graph)
     outputs = {output.name for output in model.graph.output}
     model.graph.output.extend(

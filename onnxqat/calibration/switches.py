@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxqat.calibration.groups import RangeGroup
-from onnxqat.calibration.runtime import open_session
+from onnxqat.calibration.runtime import open_session, with_outputs
 from onnxqat.core.calibration import amax_to_scale
 from onnxqat.core.plan import QuantPlan
-from onnxqat.graph import Graph, to_model
+from onnxqat.graph import Graph
 
 _PREFIX = "onnxqat_switch"
 _ZERO = f"{_PREFIX}_zero_point"
@@ -33,13 +33,14 @@ class SwitchedGraph:
         plan: QuantPlan,
         groups: Sequence[RangeGroup],
         *,
+        outputs: Sequence[str] | None = None,
         threads: int | None = None,
     ) -> None:
+        """Prepare for groups of activations; `outputs` may name inner tensors to return instead."""
         self._groups = tuple(groups)
-        self._session = open_session(
-            _switched(to_model(graph), plan, self._groups),
-            threads=threads,
-        )
+        self._outputs = tuple(outputs or (tensor.name for tensor in graph.outputs))
+        model = _switched(with_outputs(graph, self._outputs), plan, self._groups)
+        self._session = open_session(model, threads=threads)
 
     def __call__(
         self, inputs: Mapping[str, NDArray[Any]], amax: Mapping[RangeGroup, float]
@@ -50,7 +51,7 @@ class SwitchedGraph:
             scale = amax_to_scale(np.array(amax.get(group, 1.0)), group.spec.dtype)
             feeds[_flag(i)] = np.array(group in amax)
             feeds[_scale(i)] = np.asarray(scale, np.float32)
-        outputs: list[NDArray[Any]] = self._session.run(None, feeds)
+        outputs: list[NDArray[Any]] = self._session.run(self._outputs, feeds)
         return outputs
 
 

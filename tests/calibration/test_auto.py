@@ -8,6 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from onnxqat.calibration import CalibrationConfig, calibrate
+from onnxqat.calibration import auto as auto_module
 from onnxqat.core.calibration import Calibration
 from onnxqat.data import DataConfig, open_data
 from onnxqat.graph import Graph, input_specs, insert, load, prepare, to_model
@@ -55,15 +56,30 @@ def test_large_values_that_the_network_uses_are_kept() -> None:
     assert auto.by_tensor["x"].method == "mse"
 
 
-def test_where_nothing_stands_out_the_least_squared_error_of_the_tensor_is_taken() -> None:
-    x = np.random.default_rng(0).normal(size=(300, 4)).astype(np.float32)
-    auto, mse = (
-        calibrate(
-            two_layers(), TWO_LAYERS_PLAN, ListData({"x": x}), config=CalibrationConfig(method=m)
-        )
-        for m in ("auto", "mse")
-    )
+def with_method(method: str, graph: Graph, data: ListData) -> Calibration:
+    return calibrate(graph, TWO_LAYERS_PLAN, data, config=CalibrationConfig(method=method))
+
+
+def test_without_time_to_search_the_least_squared_error_of_the_tensor_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(auto_module, "_LONGEST_SEARCH", 0)
+    graph, data = two_layers(weight=first_weight(0), rows="64"), loud_channel()
+    auto, mse = with_method("auto", graph, data), with_method("mse", graph, data)
     assert [auto.by_tensor[t] for t in ("a", "x")] == [mse.by_tensor[t] for t in ("a", "x")]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_outputs_of_unseen_data_have_no_more_error_than_by_the_tensors_alone(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    x = generator.laplace(size=(200, 16, 4)).astype(np.float32)
+    graph = two_layers(weight=first_weight(1), rows="16")
+    seen, unseen = ListData({"x": x[:100]}), x[100:]
+    auto, mse = (
+        sqnr_db(graph, insert(graph, TWO_LAYERS_PLAN, with_method(method, graph, seen)), unseen)
+        for method in ("auto", "mse")
+    )
+    assert auto > mse - 0.1
 
 
 ATTENTION = """
@@ -86,6 +102,31 @@ def test_probabilities_keep_their_maximum_in_any_shape() -> None:
     )
     assert [r.method for r in auto.ranges] == ["max", "max"]
     assert mse.by_tensor["p"].amax < auto.by_tensor["p"].amax
+
+
+def test_outputs_of_any_type_and_of_changing_shape_are_taken_as_they_come() -> None:
+    graph = parsed(
+        """
+        <ir_version: 9, opset_import: ["" : 17]>
+        net (float[n, 4] x) => (float[n, 4] y, bool[n, 4] is_large, int64[2, k] where) <float one>
+        {
+            [rectify] a = Relu(x)
+            [add] y = Add(a, a)
+            [compare] is_large = Greater(y, one)
+            [find] where = NonZero(is_large)
+        }
+        """,
+        one=np.array(1, np.float32),
+    )
+    data = ListData({"x": np.random.default_rng(0).normal(size=(90, 4)).astype(np.float32)})
+    auto = calibrate(graph, plan_of(("a", "add", 0), ("a", "add", 1)), data)
+    assert auto.by_tensor["a"].amax[0] > 1
+
+
+def test_a_network_that_is_silent_on_all_samples_is_calibrated() -> None:
+    data = ListData({"x": np.zeros((70, 4), np.float32)})
+    auto = calibrate(two_layers(), TWO_LAYERS_PLAN, data)
+    assert auto.by_tensor["x"].method == "mse"
 
 
 def test_the_same_data_gives_the_same_ranges() -> None:
