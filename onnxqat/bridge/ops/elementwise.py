@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from onnxqat.bridge.ops import host
 from onnxqat.bridge.ops.registry import Ints, Number, Operand, Scalar, op
+from onnxqat.bridge.ops.window import is_float
 
 
 @op("Add", versions=(7, 13, 14), host=host.elementwise(operator.add))
@@ -257,9 +258,8 @@ def clip(input: Tensor, min: Scalar | None = None, max: Scalar | None = None) ->
     if has_both and isinstance(min, Tensor) != isinstance(max, Tensor):
         low, high = (torch.as_tensor(v, dtype=input.dtype, device=input.device) for v in (min, max))
         return torch.clamp(input, low, high)
-    if isinstance(min, float) and isinstance(max, float) and min <= max:
-        if input.is_floating_point():
-            return functional.hardtanh(input, min, max)  # one pass backward; clamp takes four
+    if isinstance(min, float) and isinstance(max, float) and min <= max and is_float(input):
+        return functional.hardtanh(input, min, max)  # one pass backward, where clamp takes four
     clamped: Tensor = torch.clamp(input, min, max)  # type: ignore[arg-type]
     return clamped
 
