@@ -81,7 +81,7 @@ def modules(path: Path) -> dict[str, nn.Module]:
     """The contestants by name."""
     graph = prepare(load(path))
     plan = place(graph)
-    quantized = insert(graph, plan, calibrate(graph, plan, Noise()))  # type: ignore[arg-type]
+    quantized = insert(graph, plan, calibrate(graph, plan, Noise()))
     learned = to_torch(quantized)
     for quantizer in learned.quantizers.values():
         quantizer.learn_scale = True
