@@ -240,7 +240,7 @@ class _Search:
         seen = self._values[group]
         every = [
             *(chosen_by(method, seen, self._config) for method in CALIBRATORS),
-            *(Choice(now.amax * share, "ladder") for share in _LADDER),
+            *(Choice(now.amax * share, "search") for share in _LADDER),
         ]
         distinct = [now]
         for choice in every:

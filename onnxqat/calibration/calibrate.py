@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 
 import numpy as np
@@ -29,6 +31,7 @@ _TRIAL_SAMPLES = 64
 """Samples on which `auto` tries ranges."""
 
 Floats = NDArray[np.float64]
+Values = Mapping[RangeGroup, TensorStatistics]
 
 
 def calibrate(
@@ -54,47 +57,18 @@ def calibrate(
         DataError: The data does not fit the model, or the statistics are of another model.
         PlacementError: The plan does not fit the graph.
     """
-    constants = constants_of(graph)
-    groups = range_groups(plan)
-    weights = [group for group in groups if group.is_weights(constants)]
-    activations = [group for group in groups if not group.is_weights(constants)]
+    task = _Task(graph, plan, config)
     if statistics is None:
-        wanted = [t for group in activations for t in group.tensors if t not in constants]
-        statistics = collect(
-            graph,
-            wanted,
-            data,
-            config=config,
-            histograms=config.method != "max",
-            on_progress=on_progress,
-        )
+        statistics = task.collected(data, on_progress)
     else:
         statistics.check_model(graph)
-    values = {group: together(group, constants, statistics.tensors) for group in activations}
-    if config.method != "max":
-        _check_histograms(values)
-    searched: Mapping[RangeGroup, Floats] = {}
-    if config.method == "auto":
-        batches = _spread(data, statistics.samples)
-        choices = choose(graph, plan, values, batches, config=config)
-        searched = search_weights(graph, plan, constants, batches, threads=config.threads)
-    else:
-        choices = {group: chosen_by(config.method, v, config) for group, v in values.items()}
+    values = task.values(statistics)
+    batches = _spread(data, statistics.samples) if config.method == "auto" else []
     ranges = [
-        *(r for group in weights for r in _weight_ranges(group, constants, searched)),
-        *_activation_ranges(choices, statistics.samples),
+        *task.weight_ranges(batches),
+        *task.activation_ranges(values, batches, samples=statistics.samples),
     ]
     return Calibration(tuple(sorted(ranges, key=lambda r: r.tensor)))
-
-
-def _check_histograms(values: Mapping[RangeGroup, TensorStatistics]) -> None:
-    for group, seen in values.items():
-        if not seen.has_histogram:
-            raise DataError(
-                "of this tensor only extremes were collected, which serve the method max alone",
-                tensor=group.tensors[0],
-                fix="collect statistics with histograms",
-            )
 
 
 def _spread(data: Dataset, samples: int) -> list[Batch]:
@@ -104,25 +78,80 @@ def _spread(data: Dataset, samples: int) -> list[Batch]:
     return list(islice(batches, _TRIAL_SAMPLES))
 
 
-def _weight_ranges(
-    group: RangeGroup, constants: Constants, searched: Mapping[RangeGroup, Floats]
-) -> Iterable[TensorRange]:
-    if group in searched:
-        return _ranges(group, searched[group], method="output", samples=_TRIAL_SAMPLES)
-    chosen = [weight_amax(constants[tensor], group.spec) for tensor in group.tensors]
-    amax = np.max([amax for amax, _ in chosen], axis=0)
-    return _ranges(group, amax, method=chosen[0][1], samples=0)
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """What is to be calibrated, and how."""
+
+    graph: Graph
+    plan: QuantPlan
+    config: CalibrationConfig
+
+    @cached_property
+    def constants(self) -> Constants:
+        return constants_of(self.graph)
+
+    @cached_property
+    def groups(self) -> tuple[RangeGroup, ...]:
+        return range_groups(self.plan)
+
+    def collected(self, data: Dataset, on_progress: Progress | None) -> Statistics:
+        """Statistics that serve the method: for `max`, extremes are enough."""
+        tensors = {tensor for group in self.groups for tensor in group.tensors}
+        return collect(
+            self.graph,
+            sorted(tensors - set(self.constants)),
+            data,
+            config=self.config,
+            histograms=self.config.method != "max",
+            on_progress=on_progress,
+        )
+
+    def values(self, statistics: Statistics) -> Values:
+        """What was seen of each group of activations."""
+        values = {
+            group: together(group, self.constants, statistics.tensors)
+            for group in self.groups
+            if not group.is_weights(self.constants)
+        }
+        for group, seen in values.items():
+            if self.config.method != "max" and not seen.has_histogram:
+                raise DataError(
+                    "of this tensor only extremes were collected, which serve max alone",
+                    tensor=group.tensors[0],
+                    fix="collect statistics with histograms",
+                )
+        return values
+
+    def weight_ranges(self, batches: Sequence[Batch]) -> Iterable[TensorRange]:
+        """By search where there are batches to search with, else by the weights alone."""
+        searched = search_weights(
+            self.graph, self.plan, self.constants, batches, threads=self.config.threads
+        )
+        samples = sum(map(len, batches))
+        for group in self.groups:
+            if group in searched:
+                yield from _ranges(group, searched[group], method="search", samples=samples)
+            elif group.is_weights(self.constants):
+                weights = [self.constants[tensor] for tensor in group.tensors]
+                amax, methods = zip(*(weight_amax(w, group.spec) for w in weights), strict=True)
+                yield from _ranges(group, np.max(amax, axis=0), method=methods[0], samples=0)
+
+    def activation_ranges(
+        self, values: Values, batches: Sequence[Batch], *, samples: int
+    ) -> Iterable[TensorRange]:
+        """By the method of the config."""
+        for group, choice in self._choices(values, batches).items():
+            amax = np.array([choice.amax])
+            yield from _ranges(group, amax, method=choice.method, samples=samples)
+
+    def _choices(self, values: Values, batches: Sequence[Batch]) -> Mapping[RangeGroup, Choice]:
+        if self.config.method == "auto":
+            return choose(self.graph, self.plan, values, batches, config=self.config)
+        method = self.config.method
+        return {group: chosen_by(method, seen, self.config) for group, seen in values.items()}
 
 
-def _activation_ranges(choices: Mapping[RangeGroup, Choice], samples: int) -> Iterable[TensorRange]:
-    for group, choice in choices.items():
-        amax = np.array([choice.amax])
-        yield from _ranges(group, amax, method=choice.method, samples=samples)
-
-
-def _ranges(
-    group: RangeGroup, amax: NDArray[np.float64], *, method: str, samples: int
-) -> Iterable[TensorRange]:
+def _ranges(group: RangeGroup, amax: Floats, *, method: str, samples: int) -> Iterable[TensorRange]:
     """One entry a tensor, not below what the smallest scale stands for."""
     kept = tuple(np.maximum(amax, SCALE_FLOOR * group.spec.dtype.qmax).tolist())
     return [TensorRange(tensor, kept, method, samples) for tensor in group.tensors]

@@ -14,7 +14,7 @@ class CalibrationConfig:
     """How ranges are chosen, and from how much data."""
 
     method: str = "auto"
-    """`max`, `percentile`, `entropy`, `mse`; `auto` takes the best of them for each tensor."""
+    """`max`, `percentile`, `entropy`, `mse`; `auto` searches where none of them is good enough."""
     percentile: float = 99.99
     """The share of magnitudes that `percentile` keeps, in percent."""
     samples: int | None = 512

@@ -42,14 +42,13 @@ def range_groups(plan: QuantPlan) -> tuple[RangeGroup, ...]:
     Raises:
         PlacementError: The plan gives one tensor two formats.
     """
-    groups: list[RangeGroup] = []
+    group_of: dict[str, RangeGroup] = {}
     for leader, tensors in plan.groups.items():
         merged = RangeGroup(plan.spec_of(leader), tensors)
-        for group in [g for g in groups if set(g.tensors) & set(tensors)]:
-            groups.remove(group)
-            merged = _merged(merged, group)
-        groups.append(merged)
-    return tuple(groups)
+        for met in dict.fromkeys(group_of[tensor] for tensor in tensors if tensor in group_of):
+            merged = _merged(merged, met)
+        group_of |= dict.fromkeys(merged.tensors, merged)
+    return tuple(dict.fromkeys(group_of.values()))
 
 
 def _merged(one: RangeGroup, other: RangeGroup) -> RangeGroup:

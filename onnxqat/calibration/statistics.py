@@ -7,13 +7,17 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from onnxqat.calibration.groups import constants_of
 from onnxqat.calibration.histogram import TensorStatistics
 from onnxqat.core.errors import DataError
 from onnxqat.core.files import replacing
-from onnxqat.graph import Graph, to_model
+from onnxqat.graph import Graph
+from onnxqat.graph.exporter import export_model
 
 _VERSION = 1
 
@@ -80,10 +84,17 @@ def _facts(statistics: TensorStatistics) -> dict[str, float]:
 
 def fingerprint(graph: Graph) -> str:
     """A hash of all that the tensors' values depend on: nodes, attributes and weights."""
-    model = to_model(graph)
     digest = hashlib.sha256()
-    for tensor in sorted(model.graph.initializer, key=lambda tensor: tensor.name):
-        digest.update(tensor.SerializeToString(deterministic=True))
-    for node in model.graph.node:
+    # Weights are hashed where they lie: a proto would be a second copy of them all.
+    for node in export_model(graph, lambda _: None).graph.node:
         digest.update(node.SerializeToString(deterministic=True))
+    for name, values in sorted(constants_of(graph).items()):
+        digest.update(f"{name} {values.dtype} {values.shape}".encode())
+        digest.update(_as_bytes(values))
     return digest.hexdigest()
+
+
+def _as_bytes(values: NDArray[Any]) -> bytes | memoryview:
+    if values.dtype.hasobject:  # strings
+        return repr(values.tolist()).encode()
+    return np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
