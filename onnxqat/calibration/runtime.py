@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 
-from onnxqat.core.errors import ModelError
+from onnxqat.core.errors import ConfigError, ModelError
 from onnxqat.graph import Graph, to_model
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -68,15 +72,15 @@ def open_session(model: onnx.ModelProto, *, threads: int | None) -> ort.Inferenc
 
     Raises:
         ModelError: ONNX Runtime cannot load the model.
+        ConfigError: ONNX Runtime is not installed.
     """
-    options = ort.SessionOptions()
-    options.log_severity_level = _ONLY_ERRORS
-    options.intra_op_num_threads = threads or max((os.cpu_count() or 2) - 1, 1)
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if find_spec("onnxruntime") is None:
+        raise ConfigError(
+            "the package onnxruntime is not installed", fix="pip install 'onnxqat[cpu]'"
+        )
     try:
-        if model.ByteSize() < _SERIALIZABLE:
-            return _open(model.SerializeToString(), options)
-        return _open_through_files(model, options)
+        open_model = _open if _weight_bytes(model) < _SERIALIZABLE else _open_through_files
+        return open_model(model, threads or max((os.cpu_count() or 2) - 1, 1))
     except Exception as error:
         raise ModelError(
             f"ONNX Runtime cannot load the model: {error}",
@@ -84,20 +88,43 @@ def open_session(model: onnx.ModelProto, *, threads: int | None) -> ort.Inferenc
         ) from error
 
 
-def _open_through_files(
-    model: onnx.ModelProto, options: ort.SessionOptions
-) -> ort.InferenceSession:
-    """A session on a model that is too large to serialize: through files that it keeps open.
+def _weight_bytes(model: onnx.ModelProto) -> int:
+    """About the bytes of all weights; a proto of more than 2 GB does not tell its own size."""
+    return sum(4 * prod(tensor.dims) for tensor in model.graph.initializer)
 
-    Its weights are used as they lie there: no copy of them is packed or fused for speed.
+
+def _open(model: onnx.ModelProto, threads: int) -> ort.InferenceSession:
+    return _session(model.SerializeToString(), _options(threads))
+
+
+def _open_through_files(model: onnx.ModelProto, threads: int) -> ort.InferenceSession:
+    """A session that reads its weights from files, which it keeps open.
+
+    They are used as they lie there: no copy of them is packed or fused for speed.
     """
+    import onnxruntime as ort
+
+    options = _options(threads)
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.add_session_config_entry("session.disable_prepacking", "1")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         path = Path(folder) / "model.onnx"
         onnx.save_model(model, path, save_as_external_data=True, location="weights")
-        return _open(str(path), options)
+        return _session(str(path), options)
 
 
-def _open(model: bytes | str, options: ort.SessionOptions) -> ort.InferenceSession:
+def _options(threads: int) -> ort.SessionOptions:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = _ONLY_ERRORS
+    options.intra_op_num_threads = threads
+    # Threads that wait must not spin on the core that looks at the activations.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _session(model: bytes | str, options: ort.SessionOptions) -> ort.InferenceSession:
+    import onnxruntime as ort
+
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])

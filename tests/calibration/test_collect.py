@@ -8,9 +8,9 @@ import pytest
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
-from onnxqat.calibration import CalibrationConfig, collect
+from onnxqat.calibration import CalibrationConfig, collect, runtime
 from onnxqat.calibration.histogram import TensorStatistics
-from onnxqat.core.errors import DataError, ModelError
+from onnxqat.core.errors import ConfigError, DataError, ModelError
 from onnxqat.graph import to_model
 from tests.support.observed import ListData, parsed, two_layers
 
@@ -126,3 +126,19 @@ def test_a_histogram_is_only_kept_where_it_is_wanted() -> None:
 
 def test_a_statistic_has_a_size_that_does_not_depend_on_the_data() -> None:
     assert TensorStatistics().counts.nbytes < 300_000
+
+
+def test_a_model_too_large_for_memory_is_run_through_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = ListData({"x": samples()})
+    config = CalibrationConfig(batch_size=50)
+    expected = collect(two_layers(), ("x", "a"), data, config=config)
+    monkeypatch.setattr(runtime, "_SERIALIZABLE", 0)
+    found = collect(two_layers(), ("x", "a"), data, config=config)
+    for name, tensor in expected.tensors.items():
+        assert found.tensors[name].amax == pytest.approx(tensor.amax, rel=1e-6)
+
+
+def test_without_onnx_runtime_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match=r"not installed[\s\S]*onnxqat\[cpu\]"):
+        collect(two_layers(), ("a",), ListData({"x": samples()}))
