@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import onnx
 import pytest
@@ -142,3 +144,18 @@ def test_without_onnx_runtime_it_is_said_what_to_install(monkeypatch: pytest.Mon
     monkeypatch.setattr(runtime, "find_spec", lambda _: None)
     with pytest.raises(ConfigError, match=r"not installed[\s\S]*onnxqat\[cpu\]"):
         collect(two_layers(), ("a",), ListData({"x": samples()}))
+
+
+def peak_bytes(count: int) -> int:
+    data = ListData({"x": samples(count)})
+    config = CalibrationConfig(batch_size=16)
+    tracemalloc.start()
+    collect(two_layers(), ("h", "a"), data, config=config)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+def test_ten_times_the_samples_take_no_more_memory() -> None:
+    peak_bytes(160)  # whatever is loaded on first use
+    assert peak_bytes(1600) < 1.1 * peak_bytes(160)
