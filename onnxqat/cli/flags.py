@@ -42,6 +42,13 @@ BatchSize = Annotated[
     ),
 ]
 Workers = Annotated[int, Parameter(name="--workers", help="Threads that load data.")]
+Threads = Annotated[
+    int | None,
+    Parameter(
+        name="--threads",
+        help="Threads that compute on the CPU; fewer than cores are faster on a shared machine.",
+    ),
+]
 Include = Annotated[
     tuple[str, ...],
     Parameter(

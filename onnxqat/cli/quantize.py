@@ -76,7 +76,7 @@ def quantize(
     format: Format = "int8",
     calibrator: Calibrator = "auto",
     samples: Samples = DEFAULT_SAMPLES,
-    batch_size: BatchSize = 32,
+    batch_size: BatchSize | None = None,
     profile: Profile = "tensorrt",
     include: Include = (),
     exclude: Exclude = (),

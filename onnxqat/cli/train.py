@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from onnxqat.cli import show
-from onnxqat.cli.flags import BatchSize, Data, Device, Json, Output, PrintEvery, Seed, Workers
+from onnxqat.cli.flags import (
+    BatchSize,
+    Data,
+    Device,
+    Json,
+    Output,
+    PrintEvery,
+    Seed,
+    Threads,
+    Workers,
+)
 from onnxqat.core.files import check_writable
 
 if TYPE_CHECKING:
@@ -55,6 +65,7 @@ def finetune(
     batch_size: BatchSize = 32,
     seed: Seed = 0,
     device: Device = "auto",
+    threads: Threads = None,
     workers: Workers = 1,
     print_every: PrintEvery = 0,
     json: Json = False,
@@ -86,6 +97,7 @@ def finetune(
         batch_size=batch_size,
         seed=seed,
         device=device,
+        threads=threads,
         workers=workers,
     )
     student = load(qdq)

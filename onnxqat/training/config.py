@@ -59,6 +59,9 @@ class FinetuneConfig:
 
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int | None = None
+    """Of torch on the CPU; None: torch's choice, every core. Its threads wait for each other at
+    full load, so on a machine that is shared fewer are faster."""
     workers: int = 1
     """Batches prepared ahead of the step, in a thread; 0: none, all in one thread."""
 
@@ -66,7 +69,7 @@ class FinetuneConfig:
         """Refuse numbers that cannot be meant."""
         for name in ("batch_size", "validation_samples"):
             _require(self, name, low=1)
-        for name in ("steps", "micro_batch", "validate_every"):
+        for name in ("steps", "micro_batch", "validate_every", "threads"):
             _require(self, name, low=1)
         for name in ("lr", "bias_lr", "scale_lr", "weight_decay", "momentum", "workers"):
             _require(self, name, low=0)

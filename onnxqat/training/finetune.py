@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
-from onnxqat.bridge import OnnxModule
+from onnxqat.bridge import OnnxModule, keep_freed_memory
 from onnxqat.core.errors import ConfigError
 from onnxqat.data import Dataset
 from onnxqat.training.batches import Loader
@@ -57,7 +57,7 @@ def finetune(
     device = choose_device(config)
     loader = Loader(tuple(student.input_names), device)
     cudnn = torch.backends.cudnn.flags(deterministic=True, benchmark=False)
-    with _on_device(device, student, teacher), cudnn:
+    with _on_device(device, student, teacher), _on_threads(config.threads), cudnn:
         held_out = HeldOut(
             data if validation is None else validation,
             loader,
@@ -125,6 +125,8 @@ def choose_device(config: FinetuneConfig) -> torch.device:
 @contextlib.contextmanager
 def _on_device(device: torch.device, *modules: OnnxModule) -> Iterator[None]:
     """The modules on a device; afterwards on the CPU again."""
+    if device.type == "cpu":
+        keep_freed_memory()
     for module in modules:
         module.to(device)
     try:
@@ -132,6 +134,17 @@ def _on_device(device: torch.device, *modules: OnnxModule) -> Iterator[None]:
     finally:
         for module in modules:
             module.to("cpu")
+
+
+@contextlib.contextmanager
+def _on_threads(threads: int | None) -> Iterator[None]:
+    """So many threads of torch's; afterwards as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if threads is None else threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _require_same_signature(student: OnnxModule, teacher: OnnxModule) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
 
-from onnxqat.core.errors import ConfigError
+from onnxqat.core.errors import ConfigError, OnnxqatError, TrainingError
 from onnxqat.training.config import FinetuneConfig
 from onnxqat.training.losses import Facts, Loss, Outputs, cross_entropy, kl, mse, parse_terms
-from onnxqat.training.user_code import load_callable
+from onnxqat.training.user_code import load_callable, place_of_failure
 
 
 def make_loss(config: FinetuneConfig, facts: Facts) -> Loss:
@@ -29,7 +30,7 @@ def make_loss(config: FinetuneConfig, facts: Facts) -> Loss:
 
 def _make_term(name: str, config: FinetuneConfig, facts: Facts) -> Loss:
     if ":" in name:
-        return cast(Loss, load_callable(name))
+        return users_loss(load_callable(name), name)
     if name == "mse":
         return mse(facts)
     if name == "kl":
@@ -41,3 +42,39 @@ def _make_term(name: str, config: FinetuneConfig, facts: Facts) -> Loss:
         at=f"loss = '{config.loss}'",
         fix="use mse, kl, labels or module:callable, joined by +",
     )
+
+
+def users_loss(function: Callable[..., Any], name: str) -> Loss:
+    """A loss of the user's; where it fails, or returns what is no loss, a TrainingError says so."""
+
+    def loss(student: Outputs, teacher: Outputs, labels: Tensor | None) -> Tensor:
+        try:
+            value = function(student, teacher, labels)
+        except OnnxqatError:
+            raise
+        except Exception as error:
+            raise TrainingError(
+                f"the loss '{name}' failed: {type(error).__name__}: {error}",
+                at=place_of_failure(error),
+                fix="correct it; it is called with the student's outputs by name, the teacher's "
+                "outputs by name, and labels or None",
+            ) from error
+        is_trained = any(output.requires_grad for output in student.values())
+        return _as_loss(value, name, is_trained=is_trained)
+
+    return loss
+
+
+def _as_loss(value: object, name: str, *, is_trained: bool) -> Tensor:
+    """One number that gradients flow back from, shape []."""
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        what = f"shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise TrainingError(
+            f"the loss '{name}' returns {what}", fix="return one number, as a torch tensor"
+        )
+    if is_trained and not value.requires_grad:
+        raise TrainingError(
+            f"the loss '{name}' does not depend on the student's outputs",
+            fix="compute it from `student` by torch operations, without detach or numpy",
+        )
+    return value.reshape(())

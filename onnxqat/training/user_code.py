@@ -4,26 +4,43 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from onnxqat.core.errors import ConfigError
+from onnxqat.core.errors import ConfigError, OnnxqatError
 
 
 def load_callable(name: str) -> Callable[..., Any]:
     """Import it.
 
     Raises:
-        ConfigError: The module or file is not there, or has no such callable.
+        ConfigError: The module or file is not there, fails, or has no such callable.
     """
     source, _, attribute = name.rpartition(":")
-    module = _load_file(Path(source)) if source.endswith(".py") else _load_module(source)
+    try:
+        module = _load_file(Path(source)) if source.endswith(".py") else _load_module(source)
+    except OnnxqatError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"'{source}' cannot be imported: {type(error).__name__}: {error}",
+            at=place_of_failure(error),
+        ) from error
     function = getattr(module, attribute, None)
     if not callable(function):
         raise ConfigError(f"'{source}' has no callable '{attribute}'", at=f"'{name}'")
     return function  # type: ignore[no-any-return]  # whatever the user wrote
+
+
+def place_of_failure(error: Exception) -> str:
+    """File and line where the exception was raised."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}"
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{frame.filename}, line {frame.lineno}"
 
 
 def _load_module(name: str) -> ModuleType:

@@ -150,6 +150,30 @@ def test_unknown_ops_are_listed_together(capsys, tmp_path, net):
     assert_refused(capsys, code, "Wobble", "Wibble", "first", "second", out=out)
 
 
+@pytest.mark.parametrize(
+    ("body", "fragments"),
+    [
+        ("def loss(student, teacher, labels):\n    return student['nothing'].sum()", ("line 2",)),
+        ("def loss(student teacher)", ("line 1", "SyntaxError")),
+        ("import nothing_of_this_name", ("nothing_of_this_name",)),
+    ],
+)
+def test_a_loss_that_fails_is_named_with_its_line(capsys, tmp_path, net, body, fragments):
+    model, data = net
+    quantized, loss = tmp_path / "ptq.onnx", tmp_path / "mine.py"
+    assert run("quantize", model, "--data", data, "-o", quantized) == 0
+    loss.write_text(body)
+    arguments = ["--teacher", model, "--data", data, "--loss", f"{loss}:loss"]
+    out = tmp_path / "qat.onnx"
+    code = run("finetune", quantized, *arguments, "-o", out)
+    captured = capsys.readouterr()
+    assert code == 2
+    for fragment in ("mine.py", *fragments):
+        assert fragment in captured.err
+    assert "Traceback" not in captured.err
+    assert not out.exists()
+
+
 def test_a_misspelt_key_of_a_recipe_is_named(capsys, tmp_path, net):
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
 
 from onnxqat.bridge import to_torch, write_back
@@ -227,3 +228,19 @@ def test_labels_that_are_asked_for_and_missing_are_said() -> None:
     student, teacher = student_and_teacher()
     with pytest.raises(ConfigError, match="data has none"):
         finetune(student, teacher, Images(labelled=False), config=replace(QUICK, loss="labels"))
+
+
+def test_the_threads_asked_for_compute_and_afterwards_as_many_as_before() -> None:
+    student, teacher = student_and_teacher()
+    before = torch.get_num_threads()
+    seen = []
+    config = replace(QUICK, steps=1, threads=before + 1)
+    finetune(
+        student,
+        teacher,
+        Images(),
+        config=config,
+        on_progress=lambda _: seen.append(torch.get_num_threads()),
+    )
+    assert set(seen) == {before + 1}
+    assert torch.get_num_threads() == before

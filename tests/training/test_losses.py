@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from onnxqat.core.errors import ConfigError
+from onnxqat.core.errors import ConfigError, TrainingError
 from onnxqat.training.config import FinetuneConfig
 from onnxqat.training.losses import (
     OutputFacts,
@@ -14,7 +14,7 @@ from onnxqat.training.losses import (
     parse_terms,
     scores_name,
 )
-from onnxqat.training.terms import make_loss
+from onnxqat.training.terms import make_loss, users_loss
 
 LOGITS = {"y": OutputFacts(variance=4.0, is_probability=False)}
 PROBABILITIES = {"y": OutputFacts(variance=0.25, is_probability=True)}
@@ -123,3 +123,25 @@ def test_a_loss_of_the_users_own_comes_from_a_file(tmp_path) -> None:
 def test_a_loss_that_cannot_be_imported_is_named(name: str) -> None:
     with pytest.raises(ConfigError, match="no_such"):
         make_loss(FinetuneConfig(loss=name), LOGITS)
+
+
+@pytest.mark.parametrize(
+    ("returned", "complaint"),
+    [
+        (lambda student: student["y"], r"returns shape \[1, 2\]"),
+        (lambda student: 1.0, "returns float"),
+        (lambda student: student["y"].detach().sum(), "does not depend on the student"),
+        (lambda student: student["z"], "failed: KeyError: 'z'"),
+    ],
+)
+def test_a_users_loss_that_is_no_loss_is_told_by_its_name(returned, complaint) -> None:
+    student = {"y": torch.tensor([[1.0, 2.0]], requires_grad=True)}
+    loss = users_loss(lambda student, teacher, labels: returned(student), "mine.py:loss")
+    with pytest.raises(TrainingError, match=f"'mine.py:loss' {complaint}"):
+        loss(student, student, None)
+
+
+def test_a_users_loss_of_one_element_becomes_a_number() -> None:
+    student = {"y": torch.tensor([[1.0, 2.0]], requires_grad=True)}
+    loss = users_loss(lambda s, t, labels: s["y"].sum(1), "mine.py:loss")
+    assert loss(student, student, None).shape == ()
