@@ -13,6 +13,7 @@ from torch import Tensor
 
 from onnxqat.bridge.coverage import opset_of, refuse_unknown
 from onnxqat.bridge.fake_quant import FakeQuantize, Rectified
+from onnxqat.bridge.fuse import fuse
 from onnxqat.bridge.ops.registry import Op, Reading, TensorValue, find
 from onnxqat.bridge.program import ABSENT, DEVICE, BodyCall, HostCall, Place, Program, Step
 from onnxqat.bridge.quantizers import FakeQuantizers, Quantizer
@@ -55,6 +56,7 @@ def lower(graph: Graph) -> Lowered:
     """
     refuse_unknown(graph)
     inlined = inline_constant_nodes(graph)
+    fuse(inlined.graph)
     context = _Context(inlined.graph)
     scope = _Scope(context)
     program = scope.program(inlined.graph)
