@@ -21,6 +21,7 @@ from onnxqat.config_file import DataSource
 from onnxqat.core.comparison import Comparison
 from onnxqat.core.engine_plan import EnginePlan
 from onnxqat.core.errors import BuildError, TrainingError
+from onnxqat.core.finding import Finding
 from onnxqat.core.summary import StageTime, Summary
 from onnxqat.data import Dataset, open_data
 from onnxqat.engine import build, compare
@@ -42,6 +43,8 @@ class Watch:
 
     on_stage: Callable[[str], None] = _ignore
     on_prepared: Callable[[list[Change]], None] = _ignore
+    on_finding: Callable[[Finding], None] = _ignore
+    """What does not run or learn in the module that is trained."""
     on_step: Callable[[StepRecord], None] = _ignore
 
 
@@ -80,9 +83,12 @@ def run(recipe: Recipe | Path | str, out: Path | str, *, watch: Watch = Watch())
         ptq = insert(fp32, plan, calibration)
         folder.save_model("ptq", ptq)
     with clock.stage("finetune"):
+        student = to_torch(ptq, fallback=recipe.finetune.fallback)
+        for finding in student.findings:
+            watch.on_finding(finding)
         tuned = finetune(
-            to_torch(ptq),
-            to_torch(fp32),
+            student,
+            to_torch(fp32, fallback=recipe.finetune.fallback),
             data.train,
             config=recipe.finetune,
             validation=data.validation,
@@ -100,7 +106,7 @@ def run(recipe: Recipe | Path | str, out: Path | str, *, watch: Watch = Watch())
     with clock.stage("build"):
         engines = _build_all({"FP32": fp32, "PTQ": ptq, "QAT": qat}, recipe, folder)
     with clock.stage("audit"):
-        findings = audit(qat)
+        findings = (*student.findings, *audit(qat))
         folder.save_findings(findings)
 
     evidence = Evidence(

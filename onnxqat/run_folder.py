@@ -84,7 +84,7 @@ class RunFolder:
         self._save_json(f"{name}.engine.json", plan)
 
     def save_findings(self, findings: Sequence[Finding]) -> None:
-        """What the audit objects to in the fine-tuned model."""
+        """What did not run or learn as expected, and what the audit objects to in the result."""
         self._save_json("findings.json", tuple(findings))
 
     def save_summary(self, summary: Summary) -> None:

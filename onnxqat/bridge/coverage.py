@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import onnx_graphsurgeon as gs
 
 from onnxqat.bridge import ops  # noqa: F401 - registers the operators
@@ -19,18 +21,48 @@ def refuse_unknown(graph: gs.Graph) -> None:
     Raises:
         UnsupportedOpError: Lists all that have none, with their nodes.
     """
-    missing: dict[str, list[str]] = {}
-    for node in all_nodes(graph):
-        domain = node.domain or ""
-        if find(node.op, domain=domain, opset=opset_of(graph, domain)) is None:
-            missing.setdefault(_describe(node, graph), []).append(node.name or f"<{node.op}>")
-    if missing:
-        lines = [f"{what}: {_some(names)}" for what, names in sorted(missing.items())]
+    nodes = unknown_nodes(graph)
+    if nodes:
         raise UnsupportedOpError(
-            "no torch implementation of:\n    " + "\n    ".join(lines),
-            fix='add them to onnxqat/bridge/ops with @op("Name", versions=(…,)), '
-            "or take these nodes out of the model",
+            f"no torch implementation of:{_listed(graph, nodes)}",
+            fix="let ONNX Runtime run them as they are, without training through them: fallback = "
+            '"onnxruntime" (--fallback onnxruntime; in a recipe under [finetune]); or add them to '
+            'onnxqat/bridge/ops with @op("Name", versions=(…,)); or take them out of the model',
         )
+
+
+def unknown_nodes(graph: gs.Graph) -> tuple[gs.Node, ...]:
+    """The nodes of the graph and its subgraphs that have no torch function."""
+    return tuple(
+        node
+        for node in all_nodes(graph)
+        if find(node.op, domain=node.domain or "", opset=opset_of(graph, node.domain or "")) is None
+    )
+
+
+def refuse_both(graph: gs.Graph, refusals: Iterable[tuple[gs.Node, str]]) -> None:
+    """Do nothing if ONNX Runtime refuses no node that has no torch function.
+
+    Raises:
+        UnsupportedOpError: Lists all that it refuses, with their nodes and its reasons.
+    """
+    reasons = list(refusals)
+    if reasons:
+        nodes = [node for node, _ in reasons]
+        said = "\n    ".join(dict.fromkeys(reason for _, reason in reasons))
+        raise UnsupportedOpError(
+            f"neither torch nor ONNX Runtime can run:{_listed(graph, nodes)}\n    {said}",
+            fix="take these nodes out of the model, or put ONNX operators or a model-local "
+            "function in their place",
+        )
+
+
+def _listed(graph: gs.Graph, nodes: Iterable[gs.Node]) -> str:
+    """A line for each operator, with its nodes."""
+    by_op: dict[str, list[str]] = {}
+    for node in nodes:
+        by_op.setdefault(_describe(node, graph), []).append(node.name or f"<{node.op}>")
+    return "".join(f"\n    {what}: {_some(names)}" for what, names in sorted(by_op.items()))
 
 
 def opset_of(graph: gs.Graph, domain: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -11,8 +11,9 @@ import onnx_graphsurgeon as gs
 import torch
 from torch import Tensor
 
-from onnxqat.bridge.coverage import opset_of, refuse_unknown
+from onnxqat.bridge.coverage import opset_of, refuse_both, refuse_unknown, unknown_nodes
 from onnxqat.bridge.fake_quant import FakeQuantize, Rectified
+from onnxqat.bridge.fallback import Fallback, FrozenNode, captured, check_fallback
 from onnxqat.bridge.fuse import fuse
 from onnxqat.bridge.ops.registry import Op, Reading, TensorValue, find
 from onnxqat.bridge.program import ABSENT, DEVICE, BodyCall, HostCall, Place, Program, Step
@@ -30,7 +31,10 @@ from onnxqat.bridge.values import (
     to_device,
 )
 from onnxqat.core.errors import ModelError, OnnxqatError
+from onnxqat.core.finding import Finding
+from onnxqat.core.module_findings import frozen_operator
 from onnxqat.graph import Graph
+from onnxqat.graph.infer import infer_shapes
 from onnxqat.graph.query import constant_value
 
 
@@ -45,27 +49,37 @@ class Lowered:
     quantizers: FakeQuantizers
     sources: dict[str, tuple[Source, ...]]
     """Torch name -> where the source graph keeps the value."""
+    findings: tuple[Finding, ...]
+    """What does not run or learn as one would expect."""
 
 
-def lower(graph: Graph) -> Lowered:
+def lower(graph: Graph, fallback: Fallback | None = None) -> Lowered:
     """The program of a graph, and the tensors and quantizers that it needs.
 
     Raises:
-        UnsupportedOpError: Lists every operator that has no torch function.
+        UnsupportedOpError: Lists every operator that has no torch function, nor runs in the
+            fallback.
         ModelError: The graph is wrong; the error names the node.
+        ConfigError: The fallback is unknown or not installed.
     """
-    refuse_unknown(graph)
+    check_fallback(fallback)
+    if fallback is None:
+        refuse_unknown(graph)
     inlined = inline_constant_nodes(graph)
+    if unknown_nodes(inlined.graph):
+        infer_shapes(inlined.graph)  # ONNX Runtime wants to know the types
     fuse(inlined.graph)
     context = _Context(inlined.graph)
     scope = _Scope(context)
     program = scope.program(inlined.graph)
+    refuse_both(inlined.graph, context.refused)
     order = tuple(name for kind, name in scope.captures if kind == _TENSOR)
     sources = {
         name: tuple(inlined.sources[id(constant)] for constant in constants)
         for name, constants in context.tensors.constants.items()
     }
-    return Lowered(program, context.tensors, order, context.quantizers, sources)
+    findings = (*context.findings, *context.quantizers.findings)
+    return Lowered(program, context.tensors, order, context.quantizers, sources, findings)
 
 
 class _Context:
@@ -73,15 +87,26 @@ class _Context:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.trainable = trainable(graph)
+        self.trainable = trainable(graph, unknown_nodes(graph))
         self.tensors = ModuleTensors()
         self.quantizers = FakeQuantizers(graph)
+        self.findings: list[Finding] = []
+        self.refused: list[tuple[gs.Node, str]] = []
+        """Nodes that neither torch nor ONNX Runtime has, with the latter's words."""
 
-    def op(self, node: gs.Node) -> Op:
+    def op(self, node: gs.Node) -> Op | None:
+        """The torch function of a node; None for one that runs in the fallback."""
         domain = node.domain or ""
-        found = find(node.op, domain=domain, opset=opset_of(self.graph, domain))
-        assert found is not None, "refuse_unknown ran"
-        return found
+        return find(node.op, domain=domain, opset=opset_of(self.graph, domain))
+
+    def frozen(self, node: gs.Node, known: dict[str, gs.Constant]) -> FrozenNode:
+        """A node as ONNX Runtime runs it; noted, as is why it does not."""
+        function = FrozenNode(node, self.graph, known)
+        reason = function.why_refused()
+        if reason is not None:
+            self.refused.append((node, reason))
+        self.findings.append(frozen_operator(_place(node).node, node.op))
+        return function
 
     def quantizer(self, entry: Quantizer) -> tuple[FakeQuantize, str | None]:
         """The module of a Q/DQ pair, and the parameter that stands for stored codes."""
@@ -122,6 +147,7 @@ class _Call:
         return partial(self.op.function, **attributes) if attributes else self.op.function
 
 
+FROZEN_NOTE = "frozen, in ONNX Runtime"
 _TENSOR, _VALUE = "tensor", "value"
 _Capture = tuple[str, str]
 """What a scope is handed: a tensor of the module, or a value of the scope around it, by name."""
@@ -273,6 +299,9 @@ class _Scope:
 
     def _operator(self, node: gs.Node) -> None:
         op = self.context.op(node)
+        if op is None:
+            self._frozen(node)
+            return
         values = tuple(self._value(tensor) for tensor in node.inputs)
         readings = tuple(op.reading(i) for i in range(len(values)))
         call = _Call(node, op, values, readings, _attributes(node, op), _place(node))
@@ -285,6 +314,21 @@ class _Scope:
         else:
             writes = self._emit(call.function, self._reads(call), call.output_count, call.place)
             self._bind(node, writes, on_host=op.returns_ints)
+
+    def _frozen(self, node: gs.Node) -> None:
+        """Lower a node that has no torch function."""
+        read = [tensor for tensor in (*node.inputs, *captured(node)) if not tensor.is_empty()]
+        values = {tensor.name: self._value(tensor) for tensor in read}
+        known = {
+            name: gs.Constant(name, value.value.numpy())
+            for name, value in values.items()
+            if isinstance(value, Known)
+        }
+        function = self.context.frozen(node, known)
+        reads = [self._read(t, values[t.name], Reading.TENSOR) for t in function.reads]
+        place = replace(_place(node), note=FROZEN_NOTE)
+        writes = self._emit(function, (DEVICE, *reads), max(len(node.outputs), 1), place)
+        self._bind(node, writes, on_host=False)
 
     def _reads(self, call: _Call) -> tuple[int, ...]:
         inputs = zip(call.node.inputs, call.values, call.readings, strict=True)

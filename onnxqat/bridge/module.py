@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -13,21 +14,36 @@ import torch
 from torch import Tensor, nn
 
 from onnxqat.bridge.fake_quant import FakeQuantize
+from onnxqat.bridge.fallback import Fallback
 from onnxqat.bridge.lowering import Lowered, lower
 from onnxqat.bridge.quantizers import Codes
 from onnxqat.bridge.sources import Source
 from onnxqat.core.errors import ModelError
 from onnxqat.graph import Graph, as_graph
 
+_LOG = logging.getLogger("onnxqat.bridge")
 
-def to_torch(model: str | Path | onnx.ModelProto | gs.Graph) -> OnnxModule:
+
+def to_torch(
+    model: str | Path | onnx.ModelProto | gs.Graph, *, fallback: Fallback | None = None
+) -> OnnxModule:
     """A torch module that computes what the ONNX model computes, ready for training.
 
+    Args:
+        model: A path, a proto or a graph; it is not changed.
+        fallback: "onnxruntime" lets ONNX Runtime compute, on the CPU, the nodes that torch has no
+            function for. No gradient passes them; `OnnxModule.findings` names them.
+
     Raises:
-        UnsupportedOpError: Names every operator at once that has no torch implementation.
+        UnsupportedOpError: Names every operator at once that has no torch implementation, or that
+            the fallback has none of either.
         ModelError: The file or graph cannot be used.
+        ConfigError: The fallback is unknown or not installed.
     """
-    return OnnxModule(as_graph(model))
+    module = OnnxModule(as_graph(model), fallback=fallback)
+    for finding in module.findings:
+        _LOG.warning("%s: %s", finding.node, finding.message)
+    return module
 
 
 class OnnxModule(nn.Module):
@@ -41,14 +57,17 @@ class OnnxModule(nn.Module):
     Attributes:
         input_names: Graph inputs, in the order in which `forward` takes them.
         output_names: Graph outputs, in the order in which `forward` returns them.
+        findings: Nodes that do not run or learn as one would expect: frozen ones, and Q/DQ pairs
+            that are no fake quantizers.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, *, fallback: Fallback | None = None) -> None:
         super().__init__()
         self._graph = _Shared(graph.copy())
         self.input_names = tuple(tensor.name for tensor in self.graph.inputs)
         self.output_names = tuple(tensor.name for tensor in self.graph.outputs)
-        lowered = lower(self.graph)
+        lowered = lower(self.graph, fallback)
+        self.findings = lowered.findings
         self._program = lowered.program
         self._order = lowered.order
         self._register(lowered)

@@ -13,6 +13,7 @@ from torch import nn
 _ESCAPED = re.compile("%([0-9A-F]{2})")
 _TAKEN = frozenset(dir(nn.Module())) | {
     "codes",
+    "findings",
     "get_tensor",
     "graph",
     "input_names",

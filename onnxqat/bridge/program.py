@@ -34,9 +34,14 @@ class Place:
     op: str
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
+    note: str = ""
+    """What is special about the way in which it runs."""
 
     def __str__(self) -> str:
-        return f"{self.node}: {self.op}({', '.join(self.inputs)}) -> {', '.join(self.outputs)}"
+        note = f"  # {self.note}" if self.note else ""
+        return (
+            f"{self.node}: {self.op}({', '.join(self.inputs)}) -> {', '.join(self.outputs)}{note}"
+        )
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from onnxqat.bridge.fake_quant import FakeQuantize, along
 from onnxqat.core.codec import decode
+from onnxqat.core.module_findings import qdq_as_written
 from onnxqat.core.plan import QuantPlan
 from onnxqat.core.spec import QuantDtype
 from onnxqat.graph import Graph
@@ -72,16 +73,18 @@ class Codes:
         return torch.equal(weight, self.weight) and torch.equal(scale, self.scale)
 
 
-def quantizers(graph: Graph) -> dict[str, Quantizer]:
-    """The pairs of the main graph that can be fake quantizers, by the DQ's output.
+def quantizers(graph: Graph) -> dict[str, Quantizer | str]:
+    """The pairs of the main graph by the DQ's output: a fake quantizer, or why it cannot be one.
 
-    Those are the pairs with constant scales > 0, the same for Q and DQ, and one constant zero point
-    for all channels. Others run as they stand.
+    One wants constant scales > 0, the same for Q and DQ, and one constant zero point for all
+    channels. Other pairs run as they stand.
     """
     narrow = narrow_weights(graph)
     makers = {t.name: node for node in graph.nodes for t in node.outputs}
-    found = (_quantizer(graph, makers[p.output], p, narrow) for p in qdq_pairs(graph))
-    return {entry.pair.output: entry for entry in found if entry is not None}
+    return {
+        pair.output: _quantizer(graph, makers[pair.output], pair, narrow)
+        for pair in qdq_pairs(graph)
+    }
 
 
 def narrow_weights(graph: Graph) -> frozenset[str]:
@@ -97,43 +100,44 @@ def narrow_weights(graph: Graph) -> frozenset[str]:
     )
 
 
-def _quantizer(
-    graph: Graph, dq: gs.Node, pair: QdqPair, narrow: frozenset[str]
-) -> Quantizer | None:
+def _quantizer(graph: Graph, dq: gs.Node, pair: QdqPair, narrow: frozenset[str]) -> Quantizer | str:
     q = dq.inputs[0].inputs[0] if pair.q_node is not None else None
-    scale = dq.inputs[1]
-    values = constant_value(scale)
-    zero_point = _zero_point(dq)
-    if values is None or not (values > 0).all() or zero_point is None:
-        return None
-    if any(_is_special(node) for node in (dq, q) if node is not None):
-        return None
-    if q is not None and not _matches(graph, q, dq):
-        return None
-    limits = _limits(pair, narrow)
-    if limits is None:
-        return None
+    scale, zero_point, limits = dq.inputs[1], _zero_point(dq), _limits(pair, narrow)
+    reason = _why_not(graph, dq, q) or (f"codes of type {pair.dtype}" if limits is None else None)
+    if reason is not None or zero_point is None or limits is None:
+        return reason or "the zero points differ from channel to channel, or are computed"
+    assert isinstance(scale, gs.Constant)
     source = dq.inputs[0] if q is None else q.inputs[0]
     twin = None if q is None or q.inputs[1] is scale else q.inputs[1]
     return Quantizer(pair, Format(*limits, zero_point), source, scale, twin)
 
 
-def _matches(graph: Graph, q: gs.Node, dq: gs.Node) -> bool:
-    """Whether Q undoes DQ exactly and nothing else reads the codes."""
+def _why_not(graph: Graph, dq: gs.Node, q: gs.Node | None) -> str | None:
+    """What keeps two nodes from being one fake quantizer."""
+    scales = constant_value(dq.inputs[1])
+    if scales is None:
+        return f"the scale '{dq.inputs[1].name}' is computed in the graph"
+    if not (scales > 0).all():
+        return f"the scale '{dq.inputs[1].name}' is not positive"
+    if any(_is_special(node) for node in (dq, q) if node is not None):
+        return "it has blocks, or converts to another type"
+    return None if q is None else _why_no_pair(graph, q, dq)
+
+
+def _why_no_pair(graph: Graph, q: gs.Node, dq: gs.Node) -> str | None:
+    """Why Q does not undo DQ exactly, or who else reads the codes."""
     codes = q.outputs[0]
-    same_scale = q.inputs[1] is dq.inputs[1] or np.array_equal(
+    if q.inputs[1] is not dq.inputs[1] and not np.array_equal(
         _array(q.inputs[1]), _array(dq.inputs[1])
-    )
-    same_axis = q.attrs.get("axis", 1) == dq.attrs.get("axis", 1)
-    readers = codes.outputs
-    only_dq = all(node.op == "DequantizeLinear" for node in readers)
-    return (
-        same_scale
-        and _zero_point(q) == _zero_point(dq)
-        and (same_axis or _array(dq.inputs[1]).ndim == 0)
-        and only_dq
-        and not is_output(graph, codes)
-    )
+    ):
+        return "Q and DQ have different scales"
+    if _zero_point(q) != _zero_point(dq):
+        return "Q and DQ have different zero points"
+    if q.attrs.get("axis", 1) != dq.attrs.get("axis", 1) and _array(dq.inputs[1]).ndim:
+        return "Q and DQ have different axes"
+    if is_output(graph, codes) or any(node.op != "DequantizeLinear" for node in codes.outputs):
+        return "not only DQ reads the codes"
+    return None
 
 
 def _is_special(node: gs.Node) -> bool:
@@ -187,7 +191,15 @@ class FakeQuantizers:
         self.codes: dict[str, Codes] = {}
         """Torch name of a weight that the file stores as codes -> how it is stored."""
         self._graph = graph
-        self._entries = quantizers(graph)
+        found = quantizers(graph)
+        self._entries = {k: entry for k, entry in found.items() if isinstance(entry, Quantizer)}
+        pairs = {pair.output: pair for pair in qdq_pairs(graph)}
+        self.findings = tuple(
+            qdq_as_written(pairs[output].dq_node, pairs[output].tensor, reason)
+            for output, reason in found.items()
+            if isinstance(reason, str)
+        )
+        """The pairs that run as they stand."""
 
     def of(self, node: gs.Node) -> Quantizer | None:
         """The pair of a DequantizeLinear node."""

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxqat.bridge.fallback import learning_nodes
 from onnxqat.bridge.ops.registry import Op, Reading, find
-from onnxqat.graph.graph import all_tensors
+from onnxqat.graph.graph import all_tensors, subgraphs
 from onnxqat.graph.query import constant_value, consumers
 
 
-def trainable(graph: gs.Graph) -> frozenset[int]:
+def trainable(graph: gs.Graph, frozen: Sequence[gs.Node] = ()) -> frozenset[int]:
     """The ids of the float constants that training may change.
 
-    A constant with a value that is not finite is a mask, and none.
+    A constant with a value that is not finite is a mask, and none. Nor is one that a gradient could
+    only reach through a frozen node, or that is read inside of one.
     """
     found = set()
+    learning = learning_nodes(graph, frozen) if frozen else None
+    hidden = {id(t) for node in frozen for body in subgraphs(node) for t in all_tensors(body)}
     for tensor in all_tensors(graph):
-        if isinstance(tensor, gs.Constant) and _is_float(tensor) and _arrives(tensor, graph.opset):
+        if not isinstance(tensor, gs.Constant) or not _is_float(tensor) or id(tensor) in hidden:
+            continue
+        if _arrives(tensor, graph.opset, learning):
             array = constant_value(tensor)
             if array is not None and array.size and np.isfinite(array.astype(np.float32)).all():
                 found.add(id(tensor))
@@ -30,13 +38,15 @@ def _is_float(tensor: gs.Tensor) -> bool:
     )
 
 
-def _arrives(constant: gs.Constant, opset: int) -> bool:
-    """Whether the constant, moved about or not, is read as a weight."""
+def _arrives(constant: gs.Constant, opset: int, learning: frozenset[int] | None) -> bool:
+    """Whether the constant, moved about or not, is read as a weight by a node that learns."""
     size = int(np.prod(constant.shape))
     waiting: list[gs.Tensor] = [constant]
     seen = {id(constant)}
     while waiting:
         for node, index in consumers(waiting.pop()):
+            if learning is not None and id(node) not in learning:
+                continue
             entry = find(node.op, domain=node.domain or "", opset=opset)
             reading = _reading(entry, index)
             if reading is Reading.WEIGHT or (reading is Reading.OPERAND and size > 1):

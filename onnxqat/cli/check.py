@@ -147,10 +147,10 @@ def audit(
 
 
 def rule(code: str | None = None, /, *, json: Json = False) -> int:
-    """Print the manual page of an audit or placement rule, or the list of all rules.
+    """Print the manual page of an audit, placement or training rule, or the list of all rules.
 
     Args:
-        code: An audit rule's id, as QDQ001, or a placement rule's name, as residual_add.
+        code: An audit rule's id, as QDQ001, or another rule's name, as residual_add.
     """
     from onnxqat.core.errors import ConfigError
 
@@ -168,14 +168,15 @@ def rule(code: str | None = None, /, *, json: Json = False) -> int:
 
 
 def _manual() -> dict[str, str]:
-    """The pages of all rules: audit rules by id, then placement rules in their order."""
+    """The pages of all rules: audit rules by id, placement rules in their order, the module's."""
     from inspect import getdoc
 
     from onnxqat.auditing import RULES
+    from onnxqat.core.module_findings import PAGES
     from onnxqat.placement.rules import TENSORRT_RULES
 
     audit_pages = {code: rule.manual for code, rule in sorted(RULES.items())}
-    return audit_pages | {rule.__name__: getdoc(rule) or "" for rule in TENSORRT_RULES}
+    return audit_pages | {rule.__name__: getdoc(rule) or "" for rule in TENSORRT_RULES} | PAGES
 
 
 COMMANDS = (compare, build, audit, rule)

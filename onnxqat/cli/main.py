@@ -6,6 +6,7 @@ budget, 2 bad usage or bad input.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -31,6 +32,9 @@ for _order, _command in enumerate(COMMANDS):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; never a traceback for bad input."""
+    logging.getLogger("onnxqat").addHandler(
+        logging.NullHandler()
+    )  # the commands show it themselves
     try:
         code = app(
             sys.argv[1:] if arguments is None else arguments,

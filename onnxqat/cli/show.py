@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console, RenderableType
 
+    from onnxqat.core.finding import Finding
     from onnxqat.graph import Change
 
 PIPE_WIDTH = 200
@@ -52,3 +53,10 @@ def changes(made: Iterable[Change]) -> None:
 def to_stderr(table: RenderableType) -> None:
     """Something for a person beside the result."""
     _console(stderr=True).print(table)
+
+
+def finding(one: Finding) -> None:
+    """A finding that a person should see at once, on stderr."""
+    from onnxqat.report.console import findings_table
+
+    to_stderr(findings_table([one]))

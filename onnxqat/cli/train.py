@@ -33,6 +33,15 @@ Validation = Annotated[
     ),
 ]
 
+Fallback = Annotated[
+    Literal["onnxruntime"] | None,
+    Parameter(
+        name="--fallback",
+        help="Let ONNX Runtime compute, on the CPU, the operators that torch has no function for "
+        "(see onnxqat ops); no gradient passes them. Else they are an error.",
+    ),
+]
+
 
 def finetune(
     qdq: Path,
@@ -63,6 +72,7 @@ def finetune(
         ),
     ] = "mse",
     batch_size: BatchSize = 32,
+    fallback: Fallback = None,
     seed: Seed = 0,
     device: Device = "auto",
     threads: Threads = None,
@@ -83,7 +93,6 @@ def finetune(
     from onnxqat.cli.progress import TrainingProgress
     from onnxqat.core.errors import ModelError, TrainingError
     from onnxqat.graph import load, prepare, qdq_pairs, save
-    from onnxqat.report.console import findings_table
     from onnxqat.training import FinetuneConfig
     from onnxqat.training import finetune as finetune_stage
 
@@ -95,6 +104,7 @@ def finetune(
         scales=scales,
         loss=loss,
         batch_size=batch_size,
+        fallback=fallback,
         seed=seed,
         device=device,
         threads=threads,
@@ -109,12 +119,13 @@ def finetune(
         )
     dataset = _opened(data, student)
     held_out = _opened(validation, student) if validation is not None else None
-    for finding in audit(student):
-        show.to_stderr(findings_table([finding]))
+    module = to_torch(student, fallback=fallback)
+    for finding in (*audit(student), *module.findings):
+        show.finding(finding)
     with TrainingProgress(print_every=print_every) as progress:
         tuned = finetune_stage(
-            to_torch(student),
-            to_torch(prepare(load(teacher))),
+            module,
+            to_torch(prepare(load(teacher)), fallback=fallback),
             dataset,
             config=config,
             validation=held_out,

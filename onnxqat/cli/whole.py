@@ -31,6 +31,7 @@ def run(
         watch = Watch(
             on_stage=lambda stage: show.log(f"{stage} …"),
             on_prepared=show.changes,
+            on_finding=show.finding,
             on_step=progress.show,
         )
         summary = run_pipeline(recipe, make_folder(out), watch=watch)

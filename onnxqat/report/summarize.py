@@ -101,5 +101,5 @@ def _notes(evidence: Evidence) -> tuple[str, ...]:
             "not the fused epilogues, and not the speed"
         )
     if evidence.findings:
-        notes.append(f"the audit has {len(evidence.findings)} findings, see findings.json")
+        notes.append(f"findings of module and audit: {len(evidence.findings)}, see findings.json")
     return tuple(notes)

@@ -57,6 +57,10 @@ class FinetuneConfig:
     validation_samples: int = 512
     """At most so many samples a validation."""
 
+    fallback: Literal["onnxruntime"] | None = None
+    """Who computes the operators that have no torch function; no gradient passes them. None: they
+    are an error."""
+
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = None

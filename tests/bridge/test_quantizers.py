@@ -1,0 +1,69 @@
+"""Which Q/DQ pairs are fake quantizers, and what is said of those that are not."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import parser
+
+from onnxqat.bridge import to_torch
+from tests.support.bridge import Array, assert_agrees
+
+PLAIN = "q = QuantizeLinear (x, s, z) y = DequantizeLinear (q, s, z)"
+AS_WRITTEN = {
+    "the scale 't' is computed in the graph": "a = Abs (x) m = ReduceMax <keepdims = 0> (a) "
+    "t = Div (m, top) q = QuantizeLinear (x, t, z) y = DequantizeLinear (q, t, z)",
+    "the scale 'negative' is not positive": "q = QuantizeLinear (x, negative, z) "
+    "y = DequantizeLinear (q, negative, z)",
+    "Q and DQ have different scales": "q = QuantizeLinear (x, s, z) "
+    "y = DequantizeLinear (q, other, z)",
+    "Q and DQ have different zero points": "q = QuantizeLinear (x, s, z) "
+    "y = DequantizeLinear (q, s, one)",
+    "Q and DQ have different axes": "q = QuantizeLinear <axis = 0> (x, three, zs) "
+    "y = DequantizeLinear <axis = 1> (q, three, zs)",
+    "the zero points differ from channel to channel, or are computed": "q = QuantizeLinear "
+    "<axis = 1> (x, three, points) y = DequantizeLinear <axis = 1> (q, three, points)",
+    "not only DQ reads the codes": "q = QuantizeLinear (x, s, z) d = DequantizeLinear (q, s, z) "
+    "c = Cast <to = 1> (q) y = Add (c, d)",
+}
+"""What is said -> the nodes."""
+
+
+def model_of(body: str) -> onnx.ModelProto:
+    model = parser.parse_model(f"""
+        <ir_version: 8, opset_import: ["" : 17]>
+        net (float[3, 3] x) => (float[3, 3] y)
+        <float s = {{0.1}}, float other = {{0.2}}, float negative = {{-0.1}}, float top = {{127.0}},
+         float[3] three = {{0.1, 0.2, 0.3}}, int8 z = {{0}}, int8 one = {{1}},
+         int8[3] zs = {{0, 0, 0}}, int8[3] points = {{0, 1, 2}}>
+        {{ {body} }}""")
+    for node in model.graph.node:
+        node.name = f"the_{node.output[0]}"
+    return model
+
+
+def inputs() -> dict[str, Array]:
+    return {"x": np.random.default_rng(0).normal(size=(3, 3)).astype(np.float32)}
+
+
+@pytest.mark.parametrize(("reason", "body"), AS_WRITTEN.items(), ids=AS_WRITTEN)
+def test_a_pair_that_runs_as_written_says_why_and_computes_what_onnx_runtime_does(
+    reason: str, body: str
+) -> None:
+    model = model_of(body)
+    module = to_torch(model)
+    (finding,) = module.findings
+    assert finding.rule == "qdq_as_written"
+    assert finding.message.endswith(reason)
+    assert finding.node in {"the_y", "the_d"}
+    assert finding.tensor == "x"
+    assert not module.quantizers
+    assert_agrees(model, inputs())
+
+
+def test_of_a_fake_quantizer_there_is_nothing_to_say() -> None:
+    module = to_torch(model_of(PLAIN))
+    assert module.findings == ()
+    assert set(module.quantizers) == {"x"}
+    assert_agrees(model_of(PLAIN), inputs())
