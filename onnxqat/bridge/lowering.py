@@ -7,16 +7,29 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from onnxqat.bridge.coverage import opset_of, refuse_both, refuse_unknown, unknown_nodes
 from onnxqat.bridge.fake_quant import FakeQuantize, Rectified
 from onnxqat.bridge.fallback import Fallback, FrozenNode, captured, check_fallback
 from onnxqat.bridge.fuse import fuse
-from onnxqat.bridge.ops.registry import Op, Reading, TensorValue, find
-from onnxqat.bridge.program import ABSENT, DEVICE, BodyCall, HostCall, Place, Program, Step
+from onnxqat.bridge.ops.registry import BodyForm, Op, Reading, TensorValue, find
+from onnxqat.bridge.program import (
+    ABSENT,
+    DEVICE,
+    BodyCall,
+    Declared,
+    HostCall,
+    Place,
+    Program,
+    Step,
+    SubProgram,
+)
 from onnxqat.bridge.quantizers import FakeQuantizers, Quantizer
 from onnxqat.bridge.sources import Source, inline_constant_nodes
 from onnxqat.bridge.tensors import ModuleTensors, tensor_of
@@ -148,6 +161,7 @@ class _Call:
 
 
 FROZEN_NOTE = "frozen, in ONNX Runtime"
+TYPE_PROTO = onnx.AttributeProto.TYPE_PROTO
 _TENSOR, _VALUE = "tensor", "value"
 _Capture = tuple[str, str]
 """What a scope is handed: a tensor of the module, or a value of the scope around it, by name."""
@@ -165,14 +179,20 @@ class _Scope:
         self.steps: list[Step] = []
         self.converted: dict[tuple[Any, ...], int] = {}
 
-    def program(self, graph: gs.Graph) -> Program:
+    def program(self, graph: gs.Graph, form: BodyForm | None = None) -> Program:
         """The program of a graph in this scope."""
+        form = form or BodyForm()
         inputs = [self._new_slot() for _ in graph.inputs]
-        for tensor, index in zip(graph.inputs, inputs, strict=True):
-            self.values[tensor.name] = Slot(index)
+        for i, (tensor, index) in enumerate(zip(graph.inputs, inputs, strict=True)):
+            self.values[tensor.name] = Slot(index, on_host=i < form.host_inputs)
         for node in graph.nodes:
             self._node(node)
-        outputs = [self._read(t, self._value(t), Reading.TENSOR) for t in graph.outputs]
+        outputs = [
+            self._read(
+                t, self._value(t), Reading.SCALAR if i < form.scalar_outputs else Reading.TENSOR
+            )
+            for i, t in enumerate(graph.outputs)
+        ]
         captured = [slot.index for slot in self.captures.values()]
         return Program(
             list(_freeing(self.steps, keep={*inputs, *captured, *outputs})),
@@ -225,7 +245,7 @@ class _Scope:
             if id(tensor) in self.context.trainable:
                 return self._capture((_TENSOR, self.context.tensors.parameter(tensor)))
             if tensor.name not in self.values:
-                self.values[tensor.name] = Known(tensor_of(constant_value(tensor)))
+                self.values[tensor.name] = self._constant(constant_value(tensor))
             return self.values[tensor.name]
         value = self._find(tensor.name)
         if value is None:
@@ -235,6 +255,11 @@ class _Scope:
                 fix="check the model with onnx.checker; nodes must be in topological order",
             )
         return value
+
+    def _constant(self, array: NDArray[Any] | None) -> Value:
+        if array is not None and array.dtype == object:  # strings, which torch has not
+            return Slot(self._new_slot(array), on_host=True)
+        return Known(tensor_of(array))
 
     def _read(self, tensor: gs.Tensor, value: Value | None, reading: Reading) -> int:
         """The slot of a value as a device operator wants to read it."""
@@ -307,7 +332,7 @@ class _Scope:
         call = _Call(node, op, values, readings, _attributes(node, op), _place(node))
         if any(isinstance(value, gs.Graph) for value in node.attrs.values()):
             self._with_bodies(call)
-        elif all(value is None or isinstance(value, Known) for value in values):
+        elif not op.is_random and all(v is None or isinstance(v, Known) for v in values):
             self._fold(call)
         elif is_shape_arithmetic(values, readings):
             self._on_host(call)
@@ -352,7 +377,15 @@ class _Scope:
             raise ModelError(str(error)) from error
         results = (result,) if call.output_count == 1 else result
         for tensor, value in zip(call.node.outputs, results, strict=False):
-            self.values[tensor.name] = Known(to_device(value, torch.device("cpu")))
+            self.values[tensor.name] = self._known(value)
+
+    def _known(self, value: Any) -> Value:
+        """A value that was computed while building."""
+        if value is None:
+            return Slot(ABSENT)
+        if isinstance(value, list):  # a sequence
+            return Slot(self._new_slot(value), on_host=True)
+        return Known(to_device(value, torch.device("cpu")))
 
     def _on_host(self, call: _Call) -> None:
         reads = tuple(
@@ -369,14 +402,15 @@ class _Scope:
     def _with_bodies(self, call: _Call) -> None:
         reads = list(self._reads(call))
         count = len(reads)
-        bodies: dict[str, tuple[Program, slice]] = {}
+        bodies: dict[str, SubProgram] = {}
         for name, graph in call.node.attrs.items():
             if isinstance(graph, gs.Graph):
                 inner = _Scope(self.context, self)
-                program = inner.program(graph)
+                program = inner.program(graph, call.op.body_form(name))
                 start = len(reads)
                 reads += [self._handed_in(key) for key in inner.captures]
-                bodies[name] = (program, slice(start, len(reads)))
+                declared = tuple(_declared(tensor) for tensor in graph.outputs)
+                bodies[name] = SubProgram(program, slice(start, len(reads)), declared)
         function = BodyCall(call.function, count, bodies)
         writes = self._emit(function, (DEVICE, *reads), call.output_count, call.place)
         self._bind(call.node, writes, on_host=False)
@@ -386,6 +420,13 @@ def _place(node: gs.Node, *, reads: str | None = None) -> Place:
     inputs = tuple(tensor.name for tensor in node.inputs) if reads is None else (reads,)
     outputs = tuple(t.name for t in node.outputs if t.name)
     return Place(node.name or f"<{node.op} of {', '.join(outputs)}>", node.op, inputs, outputs)
+
+
+def _declared(tensor: gs.Tensor) -> Declared:
+    sizes = tensor.shape
+    known = sizes is not None and all(isinstance(n, int) for n in sizes)
+    dtype = None if tensor.dtype is None else tensor_of(np.zeros(0, tensor.dtype)).dtype
+    return Declared(tensor.name, dtype, tuple(sizes) if known else None)
 
 
 def _attributes(node: gs.Node, op: Op) -> dict[str, Any]:
@@ -406,7 +447,7 @@ def _plain(name: str, value: Any) -> Any:
         return TensorValue.of(tensor_of(constant_value(value)))
     if isinstance(value, list):
         return tuple(value)
-    if isinstance(value, int | float | str):
+    if isinstance(value, int | float | str) or getattr(value, "type", None) == TYPE_PROTO:
         return value
     raise ModelError(f"attribute '{name}' is of a kind that has no counterpart in torch")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -136,9 +136,9 @@ class OnnxModule(nn.Module):
         return outputs[0] if len(outputs) == 1 else outputs
 
     def _device(self, inputs: tuple[Tensor, ...]) -> torch.device:
-        if inputs:
-            return inputs[0].device
-        first = next(self.parameters(), None)
+        first = next(_tensors(inputs), None)
+        if first is None:
+            first = next(self.parameters(), None)
         return torch.device("cpu") if first is None else first.device
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> OnnxModule:
@@ -169,6 +169,15 @@ class OnnxModule(nn.Module):
         lines += [f"  {place}" for place in self._program.places]
         lines.append(f"  return {', '.join(self.output_names)}")
         return "\n".join(lines)
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    """The tensors among some values and the sequences among them."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list):
+            yield from _tensors(value)
 
 
 class _Shared:

@@ -155,27 +155,61 @@ def _read(value: Any, reading: Reading) -> Any:
 
 
 @dataclass(frozen=True)
+class Declared:
+    """What a subgraph declares of one of its outputs."""
+
+    name: str
+    dtype: torch.dtype | None
+    shape: tuple[int, ...] | None
+    """None unless all of it is known."""
+
+    def nothing(self, device: torch.device) -> Tensor:
+        """No such tensors, stacked: what a loop gives that never runs.
+
+        Raises:
+            ModelError: The subgraph declares too little.
+        """
+        if self.dtype is None or self.shape is None:
+            raise ModelError(
+                f"the subgraph did not run once, and does not declare the shape of '{self.name}'",
+                fix="declare the type and shape of the subgraph's outputs",
+            )
+        return torch.empty((0, *self.shape), dtype=self.dtype, device=device)
+
+
+@dataclass(frozen=True)
+class SubProgram:
+    """A subgraph: which of its operator's values it captures, and what it declares to return."""
+
+    program: Program
+    captured: slice
+    outputs: tuple[Declared, ...]
+
+
+@dataclass(frozen=True)
 class BodyCall:
     """An operator with subgraphs: its inputs, then what each subgraph captures."""
 
     function: Callable[..., Any]
     input_count: int
-    bodies: dict[str, tuple[Program, slice]] = field(default_factory=dict)
+    bodies: dict[str, SubProgram] = field(default_factory=dict)
 
     def __call__(self, device: torch.device, *values: Any) -> Any:
         """The operator's result; the subgraphs see what they captured."""
         bound = {
-            name: _Bound(program, device, values[captured])
-            for name, (program, captured) in self.bodies.items()
+            name: _Bound(body, device, values[body.captured]) for name, body in self.bodies.items()
         }
         return self.function(*values[: self.input_count], **bound)
 
 
 @dataclass(frozen=True)
 class _Bound:
-    program: Program
+    body: SubProgram
     device: torch.device
     captured: Sequence[Any]
 
     def __call__(self, *inputs: Any) -> tuple[Any, ...]:
-        return self.program.run(self.device, inputs, self.captured)
+        return self.body.program.run(self.device, inputs, self.captured)
+
+    def nothing(self, output: int) -> Tensor:
+        return self.body.outputs[output].nothing(self.device)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from onnxqat.bridge.names import torch_name
+from onnxqat.bridge.ops.dtypes import NARROW
 from onnxqat.core.errors import ModelError
 from onnxqat.graph.query import constant_value
 
@@ -96,9 +97,33 @@ def tensor_of(array: NDArray[Any] | None) -> Tensor:
     """
     if array is None:
         raise ModelError("a constant has no value")
-    if array.dtype.name == "bfloat16":
-        return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
+    name = array.dtype.name
+    if name in _VIEWED:
+        bits, dtype = _VIEWED[name]
+        return torch.from_numpy(array.view(bits).copy()).view(dtype)
+    if name in _NARROW:
+        container, dtype = _NARROW[name]
+        return torch.from_numpy(array.astype(np.int8)).view(container).view(dtype)
     try:
         return torch.from_numpy(np.array(array, order="C"))
     except TypeError as error:
         raise ModelError(f"element type {array.dtype} has no counterpart in torch") from error
+
+
+_VIEWED = {
+    "bfloat16": (np.int16, torch.bfloat16),
+    **{
+        name: (np.uint8, getattr(torch, name))
+        for name in (
+            "float8_e4m3fn",
+            "float8_e4m3fnuz",
+            "float8_e5m2",
+            "float8_e5m2fnuz",
+            "float8_e8m0fnu",
+        )
+        if hasattr(torch, name)
+    },
+}
+"""Types that torch has with the same bits, and the numpy type to take the bits as."""
+_NARROW = {str(dtype)[6:]: (container, dtype) for dtype, (container, *_) in NARROW.items()}
+"""Types of less than a byte, which numpy and torch both keep one a byte."""

@@ -73,7 +73,7 @@ def is_shape_arithmetic(values: Sequence[Value | None], readings: Sequence[Readi
 
 def as_tensor(value: Any) -> Any:
     """A host value as a CPU tensor; anything else as it is."""
-    if value == ():
+    if isinstance(value, tuple) and not value:
         return torch.zeros(0, dtype=torch.int64)
     return torch.tensor(value) if isinstance(value, int | tuple) else value
 
@@ -101,6 +101,8 @@ def to_device(value: Any, device: torch.device) -> Any:
     if isinstance(value, int):
         kind = torch.bool if isinstance(value, bool) else torch.int64
         return torch.full((), value, dtype=kind, device=device)
+    if isinstance(value, list):
+        return [to_device(item, device) for item in value]
     tensor = as_tensor(value)
     return tensor.to(device, non_blocking=True) if isinstance(tensor, Tensor) else tensor
 

@@ -288,17 +288,17 @@ def test_unknown_operators_are_listed_all_at_once_with_their_nodes() -> None:
     nodes = [
         helper.make_node("Foo", ["x"], ["a"], name="first_foo", domain="my.ops"),
         helper.make_node("Foo", ["a"], ["b"], name="second_foo", domain="my.ops"),
-        helper.make_node("StringNormalizer", ["b"], ["y"], name="strings"),
+        helper.make_node("ImageDecoder", ["b"], ["y"], name="picture"),
     ]
     value = [helper.make_tensor_value_info(n, 1, [1]) for n in ("x", "y")]
     graph = helper.make_graph(nodes, "unknown", value[:1], value[1:])
-    domains = [helper.make_opsetid("", 17), helper.make_opsetid("my.ops", 1)]
+    domains = [helper.make_opsetid("", 20), helper.make_opsetid("my.ops", 1)]
     with pytest.raises(UnsupportedOpError) as caught:
         to_torch(helper.make_model(graph, opset_imports=domains, ir_version=8))
     message = str(caught.value)
     assert "my.ops.Foo" in message
     assert "'first_foo', 'second_foo'" in message
-    assert "StringNormalizer since version 10 (have: none): 'strings'" in message
+    assert "ImageDecoder since version 20 (have: none): 'picture'" in message
     assert "fix:" in message
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from onnxqat.bridge.ops.registry import Weight, op
+from onnxqat.core.errors import ModelError
 
 
 @op("Relu", versions=(6, 13, 14))
@@ -85,6 +86,13 @@ def mish(X: Tensor) -> Tensor:
 @op("Swish", versions=(24,))
 def swish(X: Tensor, *, alpha: float = 1.0) -> Tensor:
     return X * torch.sigmoid(alpha * X)
+
+
+@op("SwiGLU", versions=(28,))
+def swiglu(A: Tensor, B: Tensor, *, alpha: float = 1.0) -> Tensor:
+    if A.shape != B.shape:
+        raise ModelError("SwiGLU does not broadcast its inputs")
+    return swish(A, alpha=alpha) * B
 
 
 @op("ThresholdedRelu", versions=(10, 22))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from onnxqat.bridge.ops import host
 from onnxqat.bridge.ops.dtypes import torch_dtype
-from onnxqat.bridge.ops.registry import Ints, Outputs, Scalar, TensorValue, op
+from onnxqat.bridge.ops.registry import Ints, TensorValue, op
 from onnxqat.core.errors import ModelError
 
 
@@ -79,24 +79,3 @@ def one_hot(indices: Tensor, depth: Ints, values: Tensor, *, axis: int = -1) -> 
 def trilu(input: Tensor, k: Ints | None = None, *, upper: int = 1) -> Tensor:
     diagonal = k[0] if k else 0
     return input.triu(diagonal) if upper else input.tril(diagonal)
-
-
-@op("Dropout", versions=(7, 10))
-def dropout_by_attribute(data: Tensor, *, ratio: float = 0.5, outputs: Outputs = 1) -> Any:
-    return data if outputs == 1 else (data, torch.ones_like(data, dtype=torch.bool))
-
-
-@op("Dropout", versions=(12, 13, 22))
-def dropout(
-    data: Tensor,
-    ratio: Scalar | None = None,
-    training_mode: Scalar | None = None,
-    *,
-    seed: int | None = None,
-    outputs: Outputs = 1,
-) -> Any:
-    if training_mode is not None and bool(training_mode):
-        raise ModelError(
-            "Dropout with training_mode is a training graph", fix="export the model for inference"
-        )
-    return data if outputs == 1 else (data, torch.ones_like(data, dtype=torch.bool))

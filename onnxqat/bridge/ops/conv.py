@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
-from onnxqat.bridge.ops.registry import Weight, op
+from onnxqat.bridge.ops.registry import Ints, Outputs, Weight, op
 from onnxqat.bridge.ops.window import Sizes, begin_and_end, pad
 from onnxqat.core.errors import ModelError
 
@@ -119,3 +121,51 @@ def _crop(
     half = tuple(t // 2 for t in total)
     rest = tuple(t - t // 2 for t in total)
     return (half, rest) if auto_pad == "SAME_UPPER" else (rest, half)
+
+
+@op("CausalConvWithState", versions=(27,))
+def causal_conv_with_state(
+    input: Tensor,
+    weight: Weight,
+    bias: Weight | None = None,
+    past_state: Tensor | None = None,
+    *,
+    activation: str = "none",
+    outputs: Outputs = 1,
+) -> Tensor | tuple[Tensor, Tensor]:
+    reach = weight.shape[2] - 1
+    if past_state is None:
+        padded = functional.pad(input, (reach, 0))
+    else:
+        padded = torch.cat((past_state, input), 2)
+    y = functional.conv1d(padded, weight, bias, groups=input.shape[1])
+    y = y if activation == "none" else functional.silu(y)
+    return y if outputs == 1 else (y, padded[:, :, padded.shape[2] - reach :])
+
+
+@op("Col2Im", versions=(18,))
+def col2im(
+    input: Tensor,
+    image_shape: Ints,
+    block_shape: Ints,
+    *,
+    dilations: Sizes | None = None,
+    pads: Sizes | None = None,
+    strides: Sizes | None = None,
+) -> Tensor:
+    """Sums of columns [batch, channels × block, places] where they lay in the image."""
+    rank = len(image_shape)
+    dilations, strides = dilations or (1,) * rank, strides or (1,) * rank
+    pads = pads or (0,) * (2 * rank)
+    before, after = pads[:rank], pads[rank:]
+    padded = [n + b + a for n, b, a in zip(image_shape, before, after, strict=True)]
+    place = torch.zeros((1, 1), dtype=torch.int64, device=input.device)
+    for size, block, d, s in zip(padded, block_shape, dilations, strides, strict=True):
+        start = torch.arange(0, size - (block - 1) * d, s, device=input.device)
+        cell = torch.arange(block, device=input.device).unsqueeze(1) * d + start
+        place = place[:, None, :, None] * size + cell[None, :, None, :]
+        place = place.flatten(2).flatten(0, 1)
+    columns = input.reshape(input.shape[0], -1, place.numel())
+    flat = input.new_zeros(*columns.shape[:2], prod(padded))
+    image = flat.index_add(2, place.flatten(), columns).reshape(*columns.shape[:2], *padded)
+    return pad(image, tuple(-b for b in before), tuple(-a for a in after))

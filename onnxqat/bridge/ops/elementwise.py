@@ -4,33 +4,53 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from functools import reduce
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from onnxqat.bridge.ops import host
 from onnxqat.bridge.ops.registry import Ints, Number, Operand, Scalar, op
+from onnxqat.bridge.ops.unsigned import or_numpy
 from onnxqat.bridge.ops.window import is_float
 
 
+def _numpy_mod(a: Any, b: Any, *, fmod: int = 0) -> Any:
+    return np.fmod(a, b) if fmod else np.mod(a, b)
+
+
+def _numpy_max(*values: Any) -> Any:
+    return reduce(np.maximum, values)
+
+
+def _numpy_min(*values: Any) -> Any:
+    return reduce(np.minimum, values)
+
+
 @op("Add", versions=(7, 13, 14), host=host.elementwise(operator.add))
+@or_numpy(np.add)
 def add(A: Operand, B: Operand) -> Tensor:
     return A + B
 
 
 @op("Sub", versions=(7, 13, 14), host=host.elementwise(operator.sub))
+@or_numpy(np.subtract)
 def sub(A: Operand, B: Operand) -> Tensor:
     return A - B
 
 
 @op("Mul", versions=(7, 13, 14), host=host.elementwise(operator.mul))
+@or_numpy(np.multiply)
 def mul(A: Operand, B: Operand) -> Tensor:
     return A * B
 
 
 @op("Div", versions=(7, 13, 14), host=host.elementwise(host.truncated_division))
+@or_numpy(np.floor_divide)
 def div(A: Operand, B: Operand) -> Tensor:
     if A.is_floating_point():
         return A / B
@@ -43,6 +63,7 @@ def pow_(X: Tensor, Y: Number) -> Tensor:
 
 
 @op("Mod", versions=(10, 13, 28))
+@or_numpy(_numpy_mod)
 def mod(A: Tensor, B: Tensor, *, fmod: int = 0) -> Tensor:
     return torch.fmod(A, B) if fmod else torch.remainder(A, B)
 
@@ -171,26 +192,32 @@ def is_inf(X: Tensor, *, detect_negative: int = 1, detect_positive: int = 1) -> 
 
 
 @op("Equal", versions=(7, 11, 13, 19), host=host.elementwise(operator.eq))
+@or_numpy(np.equal)
 def equal(A: Tensor, B: Tensor) -> Tensor:
-    return A == B
+    same = A == B
+    return same if isinstance(same, Tensor) else torch.from_numpy(np.asarray(same))  # strings
 
 
 @op("Greater", versions=(7, 9, 13), host=host.elementwise(operator.gt))
+@or_numpy(np.greater)
 def greater(A: Tensor, B: Tensor) -> Tensor:
     return A > B
 
 
 @op("GreaterOrEqual", versions=(12, 16), host=host.elementwise(operator.ge))
+@or_numpy(np.greater_equal)
 def greater_or_equal(A: Tensor, B: Tensor) -> Tensor:
     return A >= B
 
 
 @op("Less", versions=(7, 9, 13), host=host.elementwise(operator.lt))
+@or_numpy(np.less)
 def less(A: Tensor, B: Tensor) -> Tensor:
     return A < B
 
 
 @op("LessOrEqual", versions=(12, 16), host=host.elementwise(operator.le))
+@or_numpy(np.less_equal)
 def less_or_equal(A: Tensor, B: Tensor) -> Tensor:
     return A <= B
 
@@ -212,26 +239,6 @@ def xor(A: Tensor, B: Tensor) -> Tensor:
 
 @op("Not", versions=(1,), host=host.elementwise(operator.not_))
 def not_(X: Tensor) -> Tensor:
-    return ~X
-
-
-@op("BitwiseAnd", versions=(18,))
-def bitwise_and(A: Tensor, B: Tensor) -> Tensor:
-    return A & B
-
-
-@op("BitwiseOr", versions=(18,))
-def bitwise_or(A: Tensor, B: Tensor) -> Tensor:
-    return A | B
-
-
-@op("BitwiseXor", versions=(18,))
-def bitwise_xor(A: Tensor, B: Tensor) -> Tensor:
-    return A ^ B
-
-
-@op("BitwiseNot", versions=(18,))
-def bitwise_not(X: Tensor) -> Tensor:
     return ~X
 
 
@@ -265,11 +272,13 @@ def clip(input: Tensor, min: Scalar | None = None, max: Scalar | None = None) ->
 
 
 @op("Max", versions=(6, 8, 12, 13), host=host.elementwise(max))
+@or_numpy(_numpy_max)
 def max_(*data_0: Tensor) -> Tensor:
     return reduce(torch.maximum, data_0)
 
 
 @op("Min", versions=(6, 8, 12, 13), host=host.elementwise(min))
+@or_numpy(_numpy_min)
 def min_(*data_0: Tensor) -> Tensor:
     return reduce(torch.minimum, data_0)
 
@@ -286,10 +295,30 @@ def mean(*data_0: Tensor) -> Tensor:
 
 @op("CumSum", versions=(11, 14))
 def cumsum(x: Tensor, axis: Ints, *, exclusive: int = 0, reverse: int = 0) -> Tensor:
-    dim = axis[0]
-    ordered = x.flip(dim) if reverse else x
-    total = ordered.cumsum(dim, dtype=x.dtype)
-    if exclusive:
-        nothing = torch.zeros_like(total.narrow(dim, 0, min(1, total.shape[dim])))
-        total = torch.cat((nothing, total.narrow(dim, 0, max(total.shape[dim] - 1, 0))), dim)
-    return total.flip(dim) if reverse else total
+    return _cumulated(
+        torch.cumsum, x, axis[0], start=0, is_exclusive=bool(exclusive), is_reverse=bool(reverse)
+    )
+
+
+@op("CumProd", versions=(26,))
+def cumprod(x: Tensor, axis: Ints, *, exclusive: int = 0, reverse: int = 0) -> Tensor:
+    return _cumulated(
+        torch.cumprod, x, axis[0], start=1, is_exclusive=bool(exclusive), is_reverse=bool(reverse)
+    )
+
+
+def _cumulated(
+    run: Callable[..., Tensor],
+    x: Tensor,
+    dim: int,
+    *,
+    start: int,
+    is_exclusive: bool,
+    is_reverse: bool,
+) -> Tensor:
+    ordered = x.flip(dim) if is_reverse else x
+    total = run(ordered, dim, dtype=x.dtype)
+    if is_exclusive:
+        first = torch.full_like(total.narrow(dim, 0, min(1, total.shape[dim])), start)
+        total = torch.cat((first, total.narrow(dim, 0, max(total.shape[dim] - 1, 0))), dim)
+    return total.flip(dim) if is_reverse else total

@@ -37,6 +37,11 @@ def gather_nd(data: Tensor, indices: Tensor, *, batch_dims: int = 0) -> Tensor:
     return found.reshape(*batch, *indices.shape[batch_dims:-1], *data.shape[batch_dims + depth :])
 
 
+@op("Scatter", versions=(9, 11))
+def scatter(data: Tensor, indices: Tensor, updates: Tensor, *, axis: int = 0) -> Tensor:
+    return scatter_elements(data, indices, updates, axis=axis)
+
+
 @op("ScatterElements", versions=(11, 13, 16, 18))
 def scatter_elements(
     data: Tensor, indices: Tensor, updates: Tensor, *, axis: int = 0, reduction: str = "none"
@@ -76,6 +81,45 @@ def _wrapped(indices: Tensor, length: int) -> Tensor:
 @op("NonZero", versions=(9, 13))
 def non_zero(X: Tensor) -> Tensor:
     return X.nonzero().t()
+
+
+@op("Compress", versions=(9, 11, 28))
+def compress(input: Tensor, condition: Tensor, *, axis: int | None = None) -> Tensor:
+    kept = condition.nonzero().squeeze(1)
+    return input.flatten()[kept] if axis is None else input.index_select(axis, kept)
+
+
+@op("ReverseSequence", versions=(10, 28))
+def reverse_sequence(
+    input: Tensor, sequence_lens: Tensor, *, batch_axis: int = 1, time_axis: int = 0
+) -> Tensor:
+    x = input.movedim((batch_axis, time_axis), (0, 1))
+    time = torch.arange(x.shape[1], device=x.device)
+    last = sequence_lens.to(torch.int64).unsqueeze(1) - 1
+    order = torch.where(time <= last, last - time, time)
+    batch = torch.arange(x.shape[0], device=x.device).unsqueeze(1)
+    return x[batch, order].movedim((0, 1), (batch_axis, time_axis))
+
+
+@op("Unique", versions=(11, 28))
+def unique(
+    X: Tensor, *, axis: int | None = None, sorted: int = 1, outputs: Outputs = 1
+) -> Tensor | tuple[Tensor, ...]:
+    x, dim = (X.flatten(), 0) if axis is None else (X, axis)
+    Y, inverse, counts = torch.unique(x, return_inverse=True, return_counts=True, dim=dim)
+    place = torch.arange(x.shape[dim], device=x.device)
+    first = place.new_full(counts.shape, x.shape[dim])
+    first = first.scatter_reduce(0, inverse, place, "amin")
+    if not sorted:
+        order = first.argsort()
+        Y, first, counts = Y.index_select(dim, order), first[order], counts[order]
+        inverse = order.argsort()[inverse]
+    return Y if outputs == 1 else (Y, first, inverse, counts)[:outputs]
+
+
+@op("TopK", versions=(1,))
+def top_k_by_attribute(X: Tensor, *, axis: int = -1, k: int, outputs: Outputs = 2) -> Any:
+    return top_k(X, (k,), axis=axis, outputs=outputs)
 
 
 @op("TopK", versions=(10, 11, 24))

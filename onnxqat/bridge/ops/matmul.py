@@ -39,3 +39,8 @@ def gemm(
 @op("Einsum", versions=(12, 28))
 def einsum(*Inputs: Weight, equation: str) -> Tensor:
     return torch.einsum(equation.replace(" ", ""), *Inputs)
+
+
+@op("Det", versions=(11, 22))
+def det(X: Tensor) -> Tensor:
+    return torch.det(X)

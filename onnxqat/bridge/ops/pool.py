@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from onnxqat.bridge.ops.registry import Outputs, op
+from onnxqat.bridge.ops.registry import Ints, Outputs, op
 from onnxqat.bridge.ops.window import (
     Sizes,
     begin_and_end,
@@ -181,7 +181,35 @@ def _winner_index(X: Tensor, w: _Windows, winner: Tensor, *, column_major: bool)
     return index + planes.reshape(X.shape[0], X.shape[1], *[1] * len(w.kernel))
 
 
-@op("AveragePool", versions=(7, 10, 11, 19, 22))
+@op("MaxUnpool", versions=(9, 11, 22))
+def max_unpool(
+    X: Tensor,
+    I: Tensor,  # noqa: E741 - the schema's name
+    output_shape: Ints | None = None,
+    *,
+    kernel_shape: Sizes,
+    pads: Sizes | None = None,
+    strides: Sizes | None = None,
+) -> Tensor:
+    rank = len(kernel_shape)
+    strides, pads = strides or (1,) * rank, pads or (0,) * (2 * rank)
+    own = [
+        (n - 1) * s - before - after + k
+        for n, s, before, after, k in zip(
+            X.shape[2:], strides, pads[:rank], pads[rank:], kernel_shape, strict=True
+        )
+    ]
+    flat = X.new_zeros(X.shape[0] * X.shape[1] * prod(own))
+    y = flat.scatter(0, I.flatten(), X.flatten()).reshape(*X.shape[:2], *own)
+    if not output_shape:
+        return y
+    extra = tuple(wanted - n for wanted, n in zip(output_shape[2:], own, strict=True))
+    if min(extra) < 0:
+        raise ModelError(f"output_shape {output_shape} is smaller than the {own} of the windows")
+    return pad(y, (0,) * rank, extra)
+
+
+@op("AveragePool", versions=(1, 7, 10, 11, 19, 22))
 def average_pool(
     X: Tensor,
     *,

@@ -6,9 +6,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from onnxqat.bridge.ops.dtypes import torch_dtype
+from onnxqat.bridge.ops.dtypes import converted, limits, torch_dtype, widened
 from onnxqat.bridge.ops.registry import Moved, op
-from onnxqat.core.errors import ModelError
 
 Versions = tuple[int, ...]
 
@@ -29,15 +28,17 @@ def quantize_linear(
         kind = torch_dtype(output_dtype) if output_dtype else torch.uint8
     else:
         kind = y_zero_point.dtype
-    if kind.is_floating_point:
-        raise ModelError(f"QuantizeLinear to {kind} is not implemented")
-    limits = torch.iinfo(kind)
     scale = _along(y_scale, x, axis=axis, block_size=block_size)
-    codes = torch.round(x / scale)
+    if precision:
+        x, scale = x.to(torch_dtype(precision)), scale.to(torch_dtype(precision))
+    ratio = x / scale
+    if kind.is_floating_point:
+        return converted(ratio, kind, saturate=bool(saturate))
+    codes = torch.round(ratio)
     if y_zero_point is not None:
-        zero_point = _along(y_zero_point, x, axis=axis, block_size=block_size)
+        zero_point = _along(widened(y_zero_point), x, axis=axis, block_size=block_size)
         codes = codes + zero_point.to(codes.dtype)
-    return codes.clamp(limits.min, limits.max).to(kind)
+    return converted(codes.clamp(*limits(kind)), kind)
 
 
 @op("DequantizeLinear", versions=(10, 13, 19, 21, 23, 24, 25, 28))
@@ -51,12 +52,11 @@ def dequantize_linear(
     output_dtype: int = 0,
 ) -> Tensor:
     scale = _along(x_scale, x, axis=axis, block_size=block_size)
-    if x_zero_point is None:
-        values = x.to(scale.dtype)
-    else:
-        zero_point = _along(x_zero_point, x, axis=axis, block_size=block_size)
-        values = (x.to(torch.int32) - zero_point.to(torch.int32)).to(scale.dtype)
-    result = values * scale
+    codes = widened(x)
+    if x_zero_point is not None and not codes.is_floating_point():
+        zero_point = _along(widened(x_zero_point), x, axis=axis, block_size=block_size)
+        codes = codes.to(torch.int32) - zero_point.to(torch.int32)
+    result = codes.to(scale.dtype) * scale
     return result.to(torch_dtype(output_dtype)) if output_dtype else result
 
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "BodyForm",
     "Floats",
     "Ints",
     "Moved",
@@ -89,6 +90,16 @@ Outputs = Annotated[int, Reading.OUTPUTS]
 
 
 @dataclass(frozen=True)
+class BodyForm:
+    """What an operator gives its subgraph, and wants of it, as host values."""
+
+    host_inputs: int = 0
+    """The first inputs of the subgraph that are numbers of the host."""
+    scalar_outputs: int = 0
+    """The first outputs of the subgraph that are read as `Scalar`."""
+
+
+@dataclass(frozen=True)
 class Op:
     """A torch function and the operator versions that it computes."""
 
@@ -100,6 +111,8 @@ class Op:
     """The same on Python ints and tuples, for shape arithmetic; may return NotImplemented."""
     returns_ints: bool = False
     """The result is known on the host though the input is on a device: Shape and Size."""
+    is_random: bool = False
+    """Each call gives another result: it is never computed once for all."""
 
     @cached_property
     def parameters(self) -> tuple[inspect.Parameter, ...]:
@@ -125,6 +138,12 @@ class Op:
             for p in self.parameters
             if p.kind is p.KEYWORD_ONLY and self.readings[p.name] is not Reading.OUTPUTS
         )
+
+    def body_form(self, name: str) -> BodyForm:
+        """How the subgraph in this attribute is run."""
+        hint = get_type_hints(self.function, include_extras=True).get(name)
+        notes = getattr(hint, "__metadata__", ())
+        return next((note for note in notes if isinstance(note, BodyForm)), BodyForm())
 
     @cached_property
     def outputs_parameter(self) -> str | None:
@@ -155,6 +174,7 @@ def op(
     domain: str = "",
     host: Function | None = None,
     returns_ints: bool = False,
+    is_random: bool = False,
 ) -> Callable[[F], F]:
     """Register the decorated function for these since-versions of an operator.
 
@@ -163,7 +183,7 @@ def op(
     """
 
     def register(function: F) -> F:
-        entry = Op(name, domain, versions, function, host, returns_ints)
+        entry = Op(name, domain, versions, function, host, returns_ints, is_random)
         for version in versions:
             if (domain, name, version) in _OPS:
                 raise ValueError(f"{name} since version {version} is registered twice")

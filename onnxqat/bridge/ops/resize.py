@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import ceil
 
 import torch
 from torch import Tensor
@@ -99,6 +100,7 @@ class _Method:
     cubic_coeff_a: float = -0.75
     exclude_outside: bool = False
     extrapolation_value: float = 0.0
+    antialias: bool = False
 
 
 def _resize(X: Tensor, axes: list[_Axis], method: _Method) -> Tensor:
@@ -115,7 +117,7 @@ def _resize(X: Tensor, axes: list[_Axis], method: _Method) -> Tensor:
 def _native(X: Tensor, axes: list[_Axis], method: _Method) -> Tensor | None:
     """torch's own kernel, where it computes the same: whole factors over two spatial axes."""
     spatial = {a.index: a for a in axes if a.resized != a.length or a.index > 1}
-    if X.ndim != 4 or set(spatial) != {2, 3} or not X.is_floating_point():
+    if X.ndim != 4 or set(spatial) != {2, 3} or not X.is_floating_point() or method.antialias:
         return None
     if any(a.resized % a.length or a.scale != a.resized / a.length for a in spatial.values()):
         return None
@@ -135,7 +137,7 @@ def _resize_axis(X: Tensor, axis: _Axis, method: _Method) -> Tensor:
     if method.mode == "nearest":
         index = _nearest(method, axis)(x).clamp(0, axis.length - 1).to(torch.int64)
         return X.index_select(axis.index, index)
-    taps, weights = _taps(x, method)
+    taps, weights = _taps(x, method, axis.scale)
     if method.exclude_outside:
         weights = weights * ((taps >= 0) & (taps <= axis.length - 1))
         weights = weights / weights.sum(0)
@@ -155,20 +157,28 @@ def _nearest(method: _Method, axis: _Axis) -> Callable[[Tensor], Tensor]:
     return _NEAREST[method.nearest]
 
 
-def _taps(x: Tensor, method: _Method) -> tuple[Tensor, Tensor]:
-    """Positions of the samples that count for each coordinate [taps, n], and their weights."""
+def _taps(x: Tensor, method: _Method, scale: float) -> tuple[Tensor, Tensor]:
+    """Positions of the samples that count for each coordinate [taps, n], and their weights.
+
+    Against aliasing, the kernel is stretched over the samples that go into one.
+    """
+    stretch = min(scale, 1.0) if method.antialias else 1.0
+    reach = ceil((1 if method.mode == "linear" else 2) / stretch)
     base = torch.floor(x)
-    r = x - base
+    steps = torch.arange(1 - reach, reach + 1, dtype=x.dtype, device=x.device).unsqueeze(1)
+    distance = (steps - (x - base)).abs() * stretch
     if method.mode == "linear":
-        return torch.stack((base, base + 1)), torch.stack((1 - r, r))
-    a = method.cubic_coeff_a  # Keys 1981
-    weights = [
-        ((a * (r + 1) - 5 * a) * (r + 1) + 8 * a) * (r + 1) - 4 * a,
-        ((a + 2) * r - (a + 3)) * r * r + 1,
-        ((a + 2) * (1 - r) - (a + 3)) * (1 - r) * (1 - r) + 1,
-        ((a * (2 - r) - 5 * a) * (2 - r) + 8 * a) * (2 - r) - 4 * a,
-    ]
-    return torch.stack([base + i for i in (-1, 0, 1, 2)]), torch.stack(weights)
+        weights = (1 - distance).clamp(min=0)
+    else:
+        weights = _keys(distance, method.cubic_coeff_a)
+    return base + steps, weights / weights.sum(0) if method.antialias else weights
+
+
+def _keys(distance: Tensor, a: float) -> Tensor:
+    """The cubic convolution kernel of Keys 1981."""
+    near = ((a + 2) * distance - (a + 3)) * distance * distance + 1
+    far = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
+    return torch.where(distance <= 1, near, torch.where(distance < 2, far, torch.zeros_like(far)))
 
 
 def _extrapolate(y: Tensor, axes: list[_Axis], method: _Method) -> Tensor:
@@ -221,8 +231,6 @@ def resize(
     mode: str = "nearest",
     nearest_mode: str = "round_prefer_floor",
 ) -> Tensor:
-    if antialias:
-        raise ModelError("Resize with antialias is not implemented")
     which = tuple(range(X.ndim)) if axes is None else tuple(a % X.ndim for a in axes)
     method = _Method(
         mode,
@@ -231,6 +239,7 @@ def resize(
         cubic_coeff_a,
         bool(exclude_outside),
         extrapolation_value,
+        bool(antialias),
     )
     lengths = tuple(X.shape[a] for a in which)
     resized, factors = _lengths(lengths, scales, sizes, policy=keep_aspect_ratio_policy)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from onnxqat.bridge.ops import host
-from onnxqat.bridge.ops.dtypes import torch_dtype
+from onnxqat.bridge.ops.dtypes import converted, torch_dtype
 from onnxqat.bridge.ops.registry import Ints, Moved, Outputs, op
 from onnxqat.core.errors import ModelError
 
@@ -162,14 +162,14 @@ def tile(input: Moved, repeats: Ints) -> Tensor:
 
 @op("Cast", versions=(6, 9, 13, 19, 21, 23, 24, 25, 28), host=host.cast)
 def cast(input: Moved, *, round_mode: str = "up", saturate: int = 1, to: int) -> Tensor:
-    return input.to(torch_dtype(to))
+    return converted(input, torch_dtype(to), saturate=bool(saturate), round_mode=round_mode)
 
 
 @op("CastLike", versions=(15, 19, 21, 23, 24, 25))
 def cast_like(
     input: Tensor, target_type: Tensor, *, round_mode: str = "up", saturate: int = 1
 ) -> Tensor:
-    return input.to(target_type.dtype)
+    return converted(input, target_type.dtype, saturate=bool(saturate), round_mode=round_mode)
 
 
 @op("DepthToSpace", versions=(1, 11, 13, 28))
@@ -190,3 +190,16 @@ def space_to_depth(input: Tensor, *, blocksize: int, mode: str = "DCR") -> Tenso
         return functional.pixel_unshuffle(input, b)
     blocks = input.reshape(n, c, h // b, b, w // b, b)
     return blocks.permute(0, 3, 5, 1, 2, 4).reshape(n, c * b * b, h // b, w // b)
+
+
+@op("CenterCropPad", versions=(18,))
+def center_crop_pad(input_data: Tensor, shape: Ints, *, axes: Axes | None = None) -> Tensor:
+    y = input_data
+    for axis, size in zip(range(y.ndim) if axes is None else axes, shape, strict=True):
+        extra = size - y.shape[axis]
+        if extra < 0:
+            y = y.narrow(axis, -extra // 2, size)
+        elif extra > 0:
+            widths = [0, 0] * (y.ndim - axis % y.ndim - 1) + [extra // 2, extra - extra // 2]
+            y = functional.pad(y, widths)
+    return y

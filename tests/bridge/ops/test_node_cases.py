@@ -1,131 +1,122 @@
-"""ONNX's own node tests, for every registered operator.
-
-A case either gives ONNX's values or raises; the cases that raise are listed with the reason.
-"""
+"""ONNX's own node tests: each gives ONNX's values, or raises, or is listed with the reason."""
 
 from __future__ import annotations
 
 import re
-import warnings
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-import torch
-from onnx.backend.test.case.node import collect_testcases
-from onnx.backend.test.case.test_case import TestCase
 
 from onnxqat.bridge import to_torch
-from onnxqat.bridge.coverage import refuse_unknown
-from onnxqat.core.errors import OnnxqatError, UnsupportedOpError
-from onnxqat.graph import as_graph
+from onnxqat.core.errors import OnnxqatError
+from tests.support.onnx_cases import (
+    as_torch,
+    assert_outputs,
+    assert_passes,
+    cases_of_nodes,
+    node_cases,
+)
 
-NO_TYPE = "torch has no such element type, or none with ONNX's rounding and saturation"
-NO_KERNEL = "torch has no kernels for this operator on uint16, uint32 and uint64"
 REFUSED = {
-    r"_e4m3fn|_e5m2|float4e2m1|FLOAT8|FLOAT4|INT4|INT2\b|INT2_|int4|int2|e8m0": NO_TYPE,
-    r"_string": NO_TYPE,
-    r"^test_(add|sub|div|mod|max|min|(less|greater)(_equal)?)_uint(16|32|64)": NO_KERNEL,
-    r"^test_bitwise_not_3d$": NO_KERNEL,
-    r"^test_training_dropout": "a training graph",
-    r"antialias": "Resize with antialias is not implemented",
+    r"FLOAT4E2M1|float4e2m1": "torch has no such element type",
+    r"^test_image_decoder": "reads image files: that belongs before the model",
+    r"^test_regex_full_match": "Python has no safe engine for patterns of untrusted models",
+    r"^test_ai_onnx_ml": "classical machine learning: nothing that is trained by gradients",
+    r"^test_(adagrad|adam|momentum|nesterov_momentum)": "an optimizer as a graph: a training graph",
+    r"^test_flexattention(?!.*_expanded)": "of ONNX's preview domain, which is not stable",
 }
 """Pattern of the case's name -> why it raises."""
 
 DIFFERENT = {
     r"^test_resize_downsample_scales_(linear|cubic)_align_corners$": "ONNX's reference divides by "
     "the scaled length before rounding it, 2.4 instead of 2; ONNX Runtime and torch by the rounded",
-    r"^test_attention_.*_(fp16|bf16)_expanded$": "sums of 16-bit floats in another order",
-    r"^test_identity_(sequence|opt)$": "the case feeds a sequence as a graph input",
+    r"^test_attention_4d(_causal)?_fp16(_expanded)?$": "16-bit sums in another order, one ulp off",
+    r"^test_dft_inverse(_opset19)?$": "numpy's own rounding noise, 2e-7 where ours is 0, is more "
+    "than the absolute tolerance",
+    r"^test_bernoulli": "random: ONNX names no generator",
+    r"^test_training_dropout(_default)?(_mask)?$": "random: ONNX names no generator",
 }
 """Pattern of the case's name -> why its values are not asked for."""
 
-
-def collected() -> dict[str, TestCase]:
-    """The cases whose operators are all registered; a second call of ONNX's collector is empty."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        cases = collect_testcases("")
-    return {case.name: case for case in cases if is_covered(case.model)}
-
-
-def is_covered(model: onnx.ModelProto) -> bool:
-    try:
-        refuse_unknown(as_graph(model))
-    except UnsupportedOpError:
-        return False
-    except OnnxqatError:
-        return False
-    return True
+FLOAT_PASS, ALL_PASS = 0.99, 0.92
+"""The least part of the cases that must give ONNX's values."""
 
 
 def listed(table: dict[str, str], name: str) -> bool:
     return any(re.search(pattern, name) for pattern in table)
 
 
-CASES = collected()
+CASES = cases_of_nodes()
 REFUSED_CASES = [name for name in CASES if listed(REFUSED, name)]
 RIGHT_CASES = [n for n in CASES if not listed(REFUSED, n) and not listed(DIFFERENT, n)]
 
 
-def as_torch(value: Any) -> torch.Tensor:
-    array = onnx.numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else value
-    array = np.asarray(array)
-    if array.dtype.name == "bfloat16":
-        return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
-    return torch.from_numpy(array.copy())
-
-
-def as_numpy(value: torch.Tensor) -> Any:
-    value = value.detach()
-    return value.float().numpy() if value.dtype == torch.bfloat16 else value.numpy()
-
-
-def outputs_of(case: TestCase, inputs: Any) -> tuple[torch.Tensor, ...]:
-    result = to_torch(case.model)(*map(as_torch, inputs))
-    return result if isinstance(result, tuple) else (result,)
-
-
-def check(got: torch.Tensor, want: torch.Tensor, case: TestCase) -> None:
-    assert got.dtype == want.dtype
-    assert got.shape == want.shape
-    np.testing.assert_allclose(as_numpy(got), as_numpy(want), rtol=case.rtol, atol=case.atol)
-
-
 @pytest.mark.parametrize("name", RIGHT_CASES)
 def test_the_values_are_onnxs(name: str) -> None:
-    case = CASES[name]
-    for inputs, expected in case.data_sets:
-        for got, want in zip(outputs_of(case, inputs), expected, strict=True):
-            check(got, as_torch(want), case)
+    assert_passes(CASES[name])
 
 
-@pytest.mark.parametrize("name", [n for n in RIGHT_CASES if len(CASES[n].model.graph.input) > 1])
+def has_tensors_to_fix(model: onnx.ModelProto) -> bool:
+    """Whether the inputs but the first can be initializers: tensors, and no captured names."""
+    kinds = [formal.type.WhichOneof("value") for formal in model.graph.input[1:]]
+    return bool(kinds) and set(kinds) == {"tensor_type"}
+
+
+FIXABLE = [c.name for c in node_cases() if c.name in RIGHT_CASES and has_tensors_to_fix(c.model)]
+
+
+@pytest.mark.parametrize("name", FIXABLE)
 def test_the_values_are_onnxs_with_all_inputs_but_the_first_as_initializers(name: str) -> None:
     case = CASES[name]
-    inputs, expected = case.data_sets[0]
+    source, data_sets = case.load()
+    inputs, wanted = data_sets[0]
     model = onnx.ModelProto()
-    model.CopyFrom(case.model)
+    model.CopyFrom(source)
     model.ir_version = max(model.ir_version, 4)  # before, initializers are inputs as well
     for formal, value in list(zip(model.graph.input, inputs, strict=False))[1:]:
-        is_proto = isinstance(value, onnx.TensorProto)
-        array = onnx.numpy_helper.to_array(value) if is_proto else np.asarray(value)
-        model.graph.initializer.append(onnx.numpy_helper.from_array(array, formal.name))
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(value), formal.name))
     del model.graph.input[1:]
-    result = to_torch(model)(as_torch(inputs[0]))
-    for got, want in zip(result if isinstance(result, tuple) else (result,), expected, strict=True):
-        check(got, as_torch(want), case)
+    assert_outputs(to_torch(model)(as_torch(inputs[0])), wanted, case)
 
 
 @pytest.mark.parametrize("name", REFUSED_CASES)
 def test_what_torch_cannot_do_right_is_an_error(name: str) -> None:
-    case = CASES[name]
-    for inputs, _ in case.data_sets:
-        with pytest.raises((OnnxqatError, TypeError)):
-            outputs_of(case, inputs)
+    model, data_sets = CASES[name].load()
+    for inputs, _ in data_sets:
+        with pytest.raises(OnnxqatError):
+            to_torch(model)(*map(as_torch, inputs))
 
 
 def test_every_exclusion_excludes_something() -> None:
     for pattern in (*REFUSED, *DIFFERENT):
         assert any(re.search(pattern, name) for name in CASES), pattern
+
+
+def is_float_inference(case: Any) -> bool:
+    """A plain float tensor goes in or out of one operator of ONNX's own that computes."""
+    graph = case.model.graph
+    types = [formal.type for formal in (*graph.input, *graph.output)]
+    plain = {np.dtype(t) for t in ("f2", "f4", "f8", "?", *"bhilBHIL")}
+    floats = {np.dtype(t) for t in ("f2", "f4", "f8")}
+    if any(kind.WhichOneof("value") != "tensor_type" for kind in types):
+        return False
+    kinds = {onnx.helper.tensor_dtype_to_np_dtype(kind.tensor_type.elem_type) for kind in types}
+    names = ("_expanded", "training", "bernoulli", "train_")
+    return (
+        kinds <= plain
+        and bool(kinds & floats)
+        and not any(part in case.name for part in names)
+        and all(node.domain == "" for node in graph.node)
+    )
+
+
+def test_nearly_all_cases_of_float_inference_give_the_values() -> None:
+    cases = [case.name for case in node_cases() if is_float_inference(case)]
+    assert len(cases) > 900
+    assert sum(name in RIGHT_CASES for name in cases) >= FLOAT_PASS * len(cases)
+
+
+def test_most_cases_of_any_kind_give_the_values() -> None:
+    assert len(RIGHT_CASES) >= ALL_PASS * len(CASES)
