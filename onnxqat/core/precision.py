@@ -1,47 +1,61 @@
-"""The precision that each Conv, ConvTranspose, Gemm and MatMul node was compiled to.
+"""The precision that each Conv, ConvTranspose, Gemm, MatMul, Add, Mul and pool was compiled to.
 
-The compiled plan is the evidence: a node is in INT8 if the kernel that multiplies reads INT8 on
-both sides, whatever the ONNX file asked for.
+The compiled plan is the evidence: a node that multiplies matrices is in INT8 if its kernel reads
+INT8 on both sides, whatever the ONNX file asked for; any other if all that its kernel reads from
+memory is INT8, but for what a multiplying kernel hands it.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from enum import Enum
 from math import prod
 
-from onnxqat.core.engine_plan import EngineLayer, EnginePlan, TensorView
+from onnxqat.core.engine_plan import (
+    EngineLayer,
+    EnginePlan,
+    NodePrecision,
+    Precision,
+    TensorView,
+)
+
+__all__ = [
+    "HEAVY_OPS",
+    "TOLD_OPS",
+    "NodePrecision",
+    "Precision",
+    "count_in",
+    "is_multiplying",
+    "is_quantized_type",
+    "layer_precision",
+    "node_precisions",
+]
 
 HEAVY_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 """ONNX operators that multiply matrices: nearly all the work of a network."""
 
-
-class Precision(Enum):
-    """The type of the operands that a kernel multiplies."""
-
-    INT8 = "INT8"
-    FP8 = "FP8"
-    INT4 = "INT4"
-    FP4 = "FP4"
-    FP16 = "FP16"
-    BF16 = "BF16"
-    FP32 = "FP32"
-    OTHER = "other"
-    """A type that no matrix multiplication here is known to use."""
-    ABSENT = "absent"
-    """No compiled layer names the node: the compiler folded it away, or renamed it."""
+TOLD_OPS = HEAVY_OPS | {
+    "Add",
+    "AveragePool",
+    "GlobalAveragePool",
+    "GlobalMaxPool",
+    "MaxPool",
+    "Mul",
+}
+"""Those, and the ones without weights whose type decides how many bytes cross memory."""
 
 
 _QUANTIZED = {
-    "Int8": Precision.INT8,
-    "FP8": Precision.FP8,
-    "Int4": Precision.INT4,
     "FP4": Precision.FP4,
+    "Int4": Precision.INT4,
+    "FP8": Precision.FP8,
+    "Int8": Precision.INT8,
 }
-_FLOAT = {"Float": Precision.FP32, "Half": Precision.FP16, "BFloat16": Precision.BF16}
+_FLOAT = {"BFloat16": Precision.BF16, "Half": Precision.FP16, "Float": Precision.FP32}
 """The compiler's words for datatypes."""
+
+_WIDTHS = (*_QUANTIZED, *_FLOAT)
+"""From narrow to wide."""
 
 _MULTIPLYING_KIND = re.compile(r"correlation|conv|gemm|matrix_?multiply", re.IGNORECASE)
 """Kinds of layer that multiply matrices: correlation, deconv, gemm; Convolution in TensorRT."""
@@ -55,17 +69,6 @@ _GENERATED = "__myl_"
 
 _FUSED_ATTENTION = "_mha_"
 """In the tactic of the kernel that is both products of an attention block: `_gemm_mha_v2_0x…`."""
-
-
-@dataclass(frozen=True)
-class NodePrecision:
-    """What one ONNX node was compiled to."""
-
-    node: str
-    op: str
-    precision: Precision
-    layer: str | None
-    """Name of the compiled layer that multiplies; None where no layer names the node."""
 
 
 def node_precisions(
@@ -109,12 +112,50 @@ def _casts_first(layer: EngineLayer) -> bool:
     return "Cast" in (steps["before"] if steps is not None else layer.name)
 
 
+def is_multiplying(layer: EngineLayer) -> bool:
+    """Whether a layer multiplies matrices, as far as its kind and its name tell."""
+    return (
+        _MULTIPLYING_KIND.search(layer.kind) is not None
+        or _FUSED_ATTENTION in layer.tactic
+        or _STEPS.search(layer.name) is not None
+    )
+
+
+def is_quantized_type(dtype: str) -> bool:
+    """Whether the compiler's word for a datatype is one of a quantized type."""
+    return dtype in _QUANTIZED
+
+
 def _node_precision(plan: EnginePlan, *, node: str, op: str) -> NodePrecision:
     layers = plan.layers_of(node)
     if not layers:
         return NodePrecision(node, op, Precision.ABSENT, None)
-    layer = min(layers, key=lambda layer: _distance_from_product(layer, node))
-    return NodePrecision(node, op, layer_precision(layer), layer.name)
+    names = tuple(layer.name for layer in layers)
+    if op in HEAVY_OPS:
+        layer = min(layers, key=lambda layer: _distance_from_product(layer, node))
+        return NodePrecision(node, op, layer_precision(layer), layer.name, names)
+    layer = layers[0]
+    return NodePrecision(node, op, _precision_of_work(plan, layer), layer.name, names)
+
+
+def _precision_of_work(plan: EnginePlan, layer: EngineLayer) -> Precision:
+    """The widest type that a kernel reads; what a multiplying kernel hands it does not count, as
+    long as it reads or writes anything else.
+    """
+    if is_multiplying(layer):
+        return layer_precision(layer)
+    products = {x.name for other in plan.layers if is_multiplying(other) for x in other.outputs}
+    read = [view for view in layer.inputs if view.name not in products]
+    known = _numbers(read) or _numbers(layer.outputs)
+    if not known:
+        return Precision.OTHER
+    widest = max(known, key=lambda view: _WIDTHS.index(view.dtype))
+    return (_QUANTIZED | _FLOAT)[widest.dtype]
+
+
+def _numbers(views: Iterable[TensorView]) -> list[TensorView]:
+    """Without indices and masks."""
+    return [view for view in views if view.dtype in _WIDTHS]
 
 
 def _distance_from_product(layer: EngineLayer, node: str) -> int:

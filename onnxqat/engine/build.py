@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -25,6 +25,7 @@ from onnxqat.engine.backends import (
 )
 from onnxqat.engine.layers import parse_inspector, parse_log
 from onnxqat.engine.model_file import Model, model_file
+from onnxqat.engine.node_map import with_nodes
 from onnxqat.engine.profiles import Shapes, shape_profile
 from onnxqat.engine.refusal import CRASH_FIX, refusal
 from onnxqat.graph.query import input_specs
@@ -77,7 +78,8 @@ def build(
                 for name, shape in profile.items()
             },
         )
-        return _compile(request, folder)
+        built = _compile(request, folder)
+        return replace(built, plan=with_nodes(built.plan, file.graph))
 
 
 @dataclass(frozen=True)

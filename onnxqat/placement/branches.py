@@ -10,15 +10,12 @@ from onnxqat.graph.query import producer
 from onnxqat.placement.families import (
     CONVOLUTIONS,
     KEEPS_FEATURES,
+    RIDES_ALONG,
     SATURATES,
     VALUE_INPUTS,
     WEIGHTED,
 )
 from onnxqat.placement.scene import Scene, is_constant, readers, value_inputs
-
-_RIDES_ALONG = frozenset({"BatchNormalization", "Add", "Mul"})
-"""Ops with one activation input that a kernel takes into its epilogue: an unfolded
-BatchNormalization, a bias behind a MatMul, a scale."""
 
 SCALES_AND_MASKS = frozenset({"Add", "Div", "Mul", "Where"})
 
@@ -30,20 +27,33 @@ def activations(node: gs.Node) -> tuple[gs.Tensor, ...]:
     return tuple(x for x in node.inputs if x.name and not is_constant(x))
 
 
-def fusing_node(scene: Scene, tensor: gs.Tensor) -> gs.Node | None:
+def fusing_node(
+    scene: Scene, tensor: gs.Tensor, passes: frozenset[str] = RIDES_ALONG
+) -> gs.Node | None:
     """The Conv, Gemm or MatMul into whose kernel an op on `tensor` fuses; None if there is none.
 
-    In between may be only ops that ride along, and nobody else may read what is in between: the
-    kernel would have to store it.
+    In between may be only ops that pass, and nobody else may read what is in between: the kernel
+    would have to store it. An op of two activations passes where both come from the one kernel, as
+    SiLU's product does.
     """
-    while scene.is_read_once(tensor):
-        node = producer(tensor)
-        if node is None or node.op in WEIGHTED:
-            return node
-        if node.op not in _RIDES_ALONG or len(activations(node)) != 1:
-            return None
-        tensor = activations(node)[0]
-    return None
+    if not scene.is_read_once(tensor):
+        return None
+    between: list[gs.Node] = []
+    roots: list[gs.Node] = []
+    for node in upstream(tensor, lambda x: x.op in passes):
+        (between if node.op in passes else roots).append(node)
+    if len(roots) != 1 or roots[0].op not in WEIGHTED:
+        return None
+    made = [x for node in (*between, *roots) for x in node.outputs if x is not tensor]
+    is_closed = all(_is_read_by(scene, x, between) for x in made)
+    is_whole = all(producer(x) is not None for node in between for x in activations(node))
+    return roots[0] if is_closed and is_whole else None
+
+
+def _is_read_by(scene: Scene, tensor: gs.Tensor, nodes: list[gs.Node]) -> bool:
+    known = {id(node) for node in nodes}
+    is_inner = tensor.name not in scene.outputs
+    return is_inner and all(id(reader) in known for reader, _ in readers(tensor))
 
 
 def is_residual(node: gs.Node) -> bool:
@@ -62,6 +72,20 @@ def is_residual(node: gs.Node) -> bool:
 def joins_convs(node: gs.Node) -> bool:
     """Whether the weighted ops nearest above an Add are convolutions alone."""
     return all(above.op in CONVOLUTIONS for x in node.inputs for above in _nearest_weighted(x))
+
+
+def is_stored_in_int8(scene: Scene, tensor: gs.Tensor) -> bool:
+    """Whether a node reads the tensor in INT8, or one that its values are moved from."""
+    above = upstream(tensor, lambda x: bool(value_inputs(x)))
+    moved = [x for node in above for x in value_inputs(node) if not is_constant(x)]
+    return any(scene.is_quantized(x) for x in (tensor, *moved))
+
+
+def is_concatenated(tensor: gs.Tensor) -> bool:
+    """Whether the tensor is stored part by part, or is a part of one that is."""
+    below = [node for node, _ in readers(tensor)]
+    above = upstream(tensor, lambda x: bool(value_inputs(x)))
+    return any(x.op == "Concat" for x in (*below, *above))
 
 
 def leads_to_softmax(node: gs.Node) -> bool:

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from onnxqat.core.errors import ConfigError
 from onnxqat.core.spec import FORMATS, QuantFormat
+from onnxqat.placement.families import ACTIVATION_FUNCTIONS, RIDES_ALONG
 
 T = TypeVar("T")
 
@@ -18,18 +19,38 @@ class Profile:
 
     name: str
     weighted_ops: frozenset[str]
-    """Ops with weights that the compiler has INT8 kernels for."""
+    """Ops with weights that the compiler has INT8 kernels for (P1, P4)."""
     pool_ops: frozenset[str]
-    """Pools without weights that run in INT8 between a DQ and a Q."""
+    """Pools without weights that run in INT8 between a DQ and a Q (P10)."""
+    fuses_before_add: frozenset[str]
+    """Ops that may stand between a Conv and the residual Add that its kernel takes in (P5)."""
+    stores_for_pointwise: bool
+    """Whether Q/DQ makes a tensor cross in INT8 that pointwise ops alone read (P5, P13)."""
 
 
 _WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
 _POOLS = frozenset({"AveragePool"})
 
 PROFILES = {
-    "tensorrt": Profile("tensorrt", _WEIGHTED | {"ConvTranspose"}, _POOLS),
-    # TensorRT for RTX 1.7 runs every INT8 ConvTranspose in float: Q/DQ there only adds kernels.
-    "rtx": Profile("rtx", _WEIGHTED, _POOLS),
+    # As NVIDIA's guide and tools say, of which no compiler here can tell the opposite.
+    "tensorrt": Profile(
+        "tensorrt",
+        weighted_ops=_WEIGHTED | {"ConvTranspose"},
+        pool_ops=_POOLS,
+        fuses_before_add=RIDES_ALONG,
+        stores_for_pointwise=True,
+    ),
+    # Measured on TensorRT for RTX 1.7. It runs every INT8 ConvTranspose in float: Q/DQ there only
+    # adds kernels. One kernel takes in an activation function and the Add behind it: Q/DQ between
+    # them rounds and saves nothing. And it moves a DQ into the kernel that computes the tensor
+    # unless a Conv, Gemm, MatMul or pool reads the INT8 form: the tensor then crosses as float.
+    "rtx": Profile(
+        "rtx",
+        weighted_ops=_WEIGHTED,
+        pool_ops=_POOLS,
+        fuses_before_add=RIDES_ALONG | ACTIVATION_FUNCTIONS,
+        stores_for_pointwise=False,
+    ),
 }
 
 

@@ -58,6 +58,34 @@ KEEPS_FEATURES = frozenset(
 )
 """Ops behind a weighted op whose result is still a feature map of the network."""
 
+RIDES_ALONG = frozenset({"BatchNormalization", "Add", "Mul"})
+"""Ops with one activation input that a kernel takes into its epilogue: an unfolded
+BatchNormalization, a bias behind a MatMul, a scale."""
+
+ACTIVATION_FUNCTIONS = frozenset(
+    {
+        "Clip",
+        "Div",
+        "Elu",
+        "Erf",
+        "Gelu",
+        "HardSigmoid",
+        "HardSwish",
+        "LeakyRelu",
+        "Mish",
+        "PRelu",
+        "Pow",
+        "Relu",
+        "Selu",
+        "Sigmoid",
+        "Softplus",
+        "Sub",
+        "Swish",
+        "Tanh",
+    }
+)
+"""Pointwise ops that activation functions are, or are written with."""
+
 SATURATES = frozenset({"Clip", "Erf", "HardSigmoid", "Sigmoid", "Tanh"})
 """Ops with a bounded result, which gates and smooth activations multiply by."""
 
@@ -70,7 +98,6 @@ _MOVE = "only moves or chooses values: the Q behind it moves back over it (P7)"
 _POINTWISE = "a pointwise op fuses with its neighbours, and runs in their type (P12, P17, P19)"
 _NORM = "a normalization needs float for its statistics (P17)"
 _MEAN = "the compilers average whole maps in float (P10)"
-_RECURRENT = "TensorRT has no INT8 kernel for a recurrence"
 
 WHY_FLOAT = {
     **dict.fromkeys(VALUE_INPUTS, _MOVE),
@@ -79,7 +106,6 @@ WHY_FLOAT = {
     **dict.fromkeys(("Sigmoid", "HardSigmoid", "HardSwish", "Swish", "Tanh"), _POINTWISE),
     **dict.fromkeys(("LayerNormalization", "RMSNormalization", "LpNormalization", "LRN"), _NORM),
     **dict.fromkeys(("InstanceNormalization", "GroupNormalization"), _NORM),
-    **dict.fromkeys(RECURRENT, _RECURRENT),
     **dict.fromkeys(("GlobalAveragePool", "ReduceMean"), _MEAN),
     "Add": "no residual of a Conv, Gemm or MatMul: INT8 would cost accuracy for no kernel (P17)",
     "AveragePool": "what it reads or writes is no INT8 tensor, so that it gains nothing (P10)",

@@ -60,7 +60,8 @@ def test_both_products_of_fused_attention_run_in_its_kernel() -> None:
         recorded("attention_int8"), [("/scores", "MatMul"), ("/ctx", "MatMul")]
     )
 
-    assert scores == NodePrecision("/scores", "MatMul", Precision.INT8, "_gemm_mha_v2_myl0_5")
+    name = "_gemm_mha_v2_myl0_5"
+    assert scores == NodePrecision("/scores", "MatMul", Precision.INT8, name, (name,))
     assert context.precision is Precision.INT8
 
 

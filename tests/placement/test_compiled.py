@@ -14,17 +14,16 @@ from types import MappingProxyType
 import onnx
 import pytest
 
-from onnxqat.core.calibration import Calibration, TensorRange
 from onnxqat.core.plan import Placement, QuantPlan
 from onnxqat.core.precision import Precision, node_precisions
-from onnxqat.core.spec import PerChannel, PerTensor, QuantDtype, QuantSpec
+from onnxqat.core.spec import PerTensor, QuantDtype, QuantSpec
 from onnxqat.engine import Built, build, heavy_nodes
 from onnxqat.graph import Graph, as_graph, insert, load, prepare
 from onnxqat.placement import PlacementConfig, place
 from tests.support import networks
 from tests.support.assets import MODELS, WILD, needs_assets
 from tests.support.compile import needs_compiler
-from tests.support.placement import Weights, graph_of
+from tests.support.placement import Weights, graph_of, made_up
 
 pytestmark = needs_compiler
 
@@ -34,19 +33,6 @@ RTX = PlacementConfig(profile="rtx")
 
 DYNAMIC = {"silero": {"input": (1, 576), "state": (2, 1, 128)}}
 """Shapes for models of which more than the batch is dynamic."""
-
-
-def made_up(graph: Graph, plan: QuantPlan) -> Calibration:
-    """Ranges that are equal only where the plan says so."""
-    tensors = graph.tensors()
-    ranges = {}
-    for number, (leader, names) in enumerate(plan.groups.items()):
-        granularity = plan.spec_of(leader).granularity
-        for name in names:
-            is_per_channel = isinstance(granularity, PerChannel)
-            count = tensors[name].shape[granularity.axis] if is_per_channel else 1
-            ranges.setdefault(name, TensorRange(name, (1 + number / 64,) * count, "max", 1))
-    return Calibration(tuple(ranges[name] for name in sorted(ranges)))
 
 
 def compiled(

@@ -160,6 +160,61 @@ def test_a_conv_that_others_read_too_is_no_bare_branch() -> None:
     }
 
 
+RTX = PlacementConfig(profile="rtx")
+
+SILU_BRANCH = f"""g ({IMAGE} x) => ({IMAGE} y) {{
+    a = Conv <pads = [1,1,1,1]> (x, w)
+    b = Relu (a)
+    c = Conv <pads = [1,1,1,1]> (b, w)
+    gate = Sigmoid (c)
+    d = Mul (c, gate)
+    y = Add (b, d)
+}}"""
+
+
+@pytest.mark.parametrize(("profile", "branches"), [("tensorrt", {"b", "d"}), ("rtx", {"b"})])
+def test_rtx_fuses_an_add_into_its_conv_over_an_activation_function(
+    profile: str, branches: set[str]
+) -> None:
+    plan = plan_of(SILU_BRANCH, config=PlacementConfig(profile=profile))
+    assert {x.edge.tensor for x in plan.placements if x.edge.node == "Add_y"} == branches
+
+
+def test_an_activation_function_that_others_read_too_ends_the_kernel() -> None:
+    text = SILU_BRANCH.replace(f"=> ({IMAGE} y)", f"=> ({IMAGE} y, {IMAGE} gate)")
+    assert "d -> Add_y[1]: int8 per tensor" not in placed(plan_of(text, config=RTX), "Add_y")
+    assert "no node reads this branch" in why_float(plan_of(text, config=RTX), "d", "Add_y", 1)
+
+
+def test_rtx_stores_a_skip_in_int8_only_where_a_kernel_reads_it_so() -> None:
+    text = f"""g ({IMAGE} x) => ({IMAGE} y, {IMAGE} z) {{
+        short = Conv <pads = [1,1,1,1]> (x, w)
+        a = Conv <pads = [1,1,1,1]> (x, w)
+        b = Relu (a)
+        long = Conv <pads = [1,1,1,1]> (b, w)
+        s = Add (short, long)
+        t = Relu (s)
+        c = Conv <pads = [1,1,1,1]> (t, w)
+        y = Add (t, c)
+        z = Neg (y)
+    }}"""
+    plan = plan_of(text, config=RTX)
+    assert not placed(plan, "Add_s")
+    assert placed(plan, "Add_y") == {"t -> Add_y[0]: int8 per tensor"}
+    assert "no node reads this branch" in why_float(plan, "short", "Add_s")
+
+
+def test_rtx_stores_a_skip_that_is_moved_from_what_a_kernel_reads() -> None:
+    text = f"""g ({IMAGE} x) => ({IMAGE} y) {{
+        a = Conv <pads = [1,1,1,1]> (x, w)
+        b = Relu (a)
+        skip = Transpose <perm = [0, 1, 3, 2]> (b)
+        c = Conv <pads = [1,1,1,1]> (b, w)
+        y = Add (skip, c)
+    }}"""
+    assert "skip -> Add_y[0]" in str(placed(plan_of(text, config=RTX), "Add_y"))
+
+
 def test_asking_for_the_shape_of_a_tensor_is_not_reading_it() -> None:
     text = f"""g ({IMAGE} x) => ({IMAGE} y, int64[4] n) {{
         a = Conv <pads = [1,1,1,1]> (x, w)
@@ -311,6 +366,32 @@ def test_a_norm_before_its_conv_reads_int8() -> None:
     assert placed(plan, "BatchNormalization_n") == {"r -> BatchNormalization_n[0]: int8 per tensor"}
 
 
+@pytest.mark.parametrize(("profile", "count"), [("tensorrt", 1), ("rtx", 0)])
+def test_rtx_has_a_norm_read_int8_behind_a_concat_alone(profile: str, count: int) -> None:
+    text = f"""g ({IMAGE} x) => ({IMAGE} y) {{
+        a = Conv <pads = [1,1,1,1]> (x, w)
+        r = Relu (a)
+        n = BatchNormalization (r, s, b, m, v)
+        y = Conv <pads = [1,1,1,1]> (n, w)
+    }}"""
+    config = PlacementConfig(profile=profile)
+    assert len(placed(plan_of(text, NORMED, config), "BatchNormalization_n")) == count
+
+
+def test_rtx_has_a_norm_behind_a_concat_read_int8() -> None:
+    text = f"""g ({IMAGE} x) => ({IMAGE} y) {{
+        a = Conv <pads = [1,1,1,1]> (x, half)
+        r = Relu (a)
+        both = Concat <axis = 1> (r, r)
+        n = BatchNormalization (both, s, b, m, v)
+        y = Conv <pads = [1,1,1,1]> (n, w)
+    }}"""
+    weights = {**NORMED, "half": (4, 8, 3, 3)}
+    assert placed(plan_of(text, weights, RTX), "BatchNormalization_n") == {
+        "both -> BatchNormalization_n[0]: int8 per tensor"
+    }
+
+
 def test_a_norm_behind_its_conv_reads_the_conv_as_it_is() -> None:
     text = f"""g ({IMAGE} x) => ({IMAGE} y) {{
         a = Conv <pads = [1,1,1,1]> (x, w)
@@ -342,7 +423,7 @@ def test_a_recurrence_stays_in_float_with_a_reason() -> None:
         y = LSTM <hidden_size = 3> (x, w, r)
     }"""
     plan = plan_of(text, {"w": (1, 12, 4), "r": (1, 12, 3)})
-    assert "recurrence" in why_float(plan, "x", "LSTM_y")
+    assert why_float(plan, "x", "LSTM_y").startswith("recurrence: LSTM: TensorRT has no INT8")
 
 
 def test_a_node_with_subgraphs_stays_in_float_and_says_what_is_in_it() -> None:

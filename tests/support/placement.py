@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import onnx.shape_inference
 
+from onnxqat.core.calibration import Calibration, TensorRange
 from onnxqat.core.plan import QuantPlan
-from onnxqat.core.spec import Edge
+from onnxqat.core.spec import Edge, PerChannel
 from onnxqat.graph import Graph, as_graph
 from onnxqat.placement import PlacementConfig, place
 from onnxqat.placement.explain import describe
@@ -61,3 +62,16 @@ def why_float(plan: QuantPlan, tensor: str, node: str, index: int = 0) -> str:
 def scene_of(text: str, weights: Weights = CONV, **values: Any) -> Scene:
     """The scene of a text, with nothing decided."""
     return Scene(graph_of(text, weights, **values), PlacementConfig())
+
+
+def made_up(graph: Graph, plan: QuantPlan) -> Calibration:
+    """Ranges that are equal only where the plan says so."""
+    tensors = graph.tensors()
+    ranges = {}
+    for number, (leader, names) in enumerate(plan.groups.items()):
+        granularity = plan.spec_of(leader).granularity
+        for name in names:
+            is_per_channel = isinstance(granularity, PerChannel)
+            count = tensors[name].shape[granularity.axis] if is_per_channel else 1
+            ranges.setdefault(name, TensorRange(name, (1 + number / 64,) * count, "max", 1))
+    return Calibration(tuple(ranges[name] for name in sorted(ranges)))

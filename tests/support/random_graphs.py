@@ -7,7 +7,7 @@ import onnx
 from hypothesis import strategies as st
 
 from onnxqat.graph import Graph, as_graph
-from tests.support.networks import NetworkBuilder
+from tests.support.networks.builder import NetworkBuilder
 
 SHAPE = (1, 4, 6, 6)
 """Of every activation, so that any may follow any."""

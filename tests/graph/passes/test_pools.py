@@ -1,0 +1,34 @@
+"""Average pools that pad nothing say that they count padding: the values stay the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnxqat.graph import as_graph, prepare
+from tests.support.onnx_text import model_of
+from tests.support.runtime import run
+
+CASES = {
+    "no padding": ("kernel_shape = [2,2]", [1, 1, 4, 4], True),
+    "padding of zero": ("kernel_shape = [2,2], pads = [0,0,0,0]", [1, 1, 4, 4], True),
+    "only whole windows": ("kernel_shape = [2,2], auto_pad = 'VALID'", [1, 1, 4, 4], True),
+    "padding": ("kernel_shape = [2,2], pads = [1,1,0,0]", [1, 1, 5, 5], False),
+    "padding by rule": ("kernel_shape = [2,2], auto_pad = 'SAME_UPPER'", [1, 1, 5, 5], False),
+    "rounded up": ("kernel_shape = [2,2], strides = [2,2], ceil_mode = 1", [1, 1, 3, 3], False),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_pool_counts_padding_where_it_has_none_and_computes_the_same(name: str) -> None:
+    attributes, shape, is_changed = CASES[name]
+    attributes = attributes.replace("'", '"')
+    model = model_of(
+        f"g (float[1,1,5,5] x) => (float{shape} y) {{ y = AveragePool <{attributes}> (x) }}"
+    )
+    feeds = {"x": np.random.default_rng(0).standard_normal((1, 1, 5, 5)).astype(np.float32)}
+
+    graph = prepare(as_graph(model))
+
+    assert bool(graph.nodes[0].attrs.get("count_include_pad", 0)) == is_changed
+    np.testing.assert_array_equal(run(graph, feeds)[0], run(model, feeds)[0])
