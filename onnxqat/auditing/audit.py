@@ -4,47 +4,62 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
+from typing import TypeAlias
 
 import onnx
 import onnx_graphsurgeon as gs
 
+from onnxqat.auditing.config import AuditConfig
+from onnxqat.auditing.evidence import NOTHING, Evidence
 from onnxqat.auditing.registry import RULES
 from onnxqat.auditing.subject import Subject
 from onnxqat.core.errors import ConfigError
-from onnxqat.core.finding import Finding, Severity
-from onnxqat.graph import as_graph
+from onnxqat.core.finding import Finding
+from onnxqat.graph import Graph, as_graph
 from onnxqat.graph.infer import infer_shapes
 
-_WORST_FIRST = {severity: -rank for rank, severity in enumerate(Severity)}
+Model: TypeAlias = str | os.PathLike[str] | onnx.ModelProto | gs.Graph
+DEFAULTS = AuditConfig()
 
 
 def audit(
-    model: str | os.PathLike[str] | onnx.ModelProto | gs.Graph,
-    *,
-    select: Collection[str] = (),
-    ignore: Collection[str] = (),
+    model: Model, *, config: AuditConfig = DEFAULTS, evidence: Evidence = NOTHING
 ) -> tuple[Finding, ...]:
     """What TensorRT would refuse in a model, or compile otherwise than the file asks for.
 
     Args:
         model: A path, a ModelProto or a graph, made by this package or by any other tool.
-        select: Codes, or their first letters and digits (`QDQ0`), of the only rules to apply;
-            all rules where empty.
-        ignore: Codes, or their first letters and digits, of rules to leave out.
+        config: The rules to apply, the target, and the bounds.
+        evidence: What was measured of this very model: its compiled plan, its error, its values.
 
     Returns:
         The findings, worst first, then by rule, node and tensor.
 
     Raises:
         ModelError: The model cannot be read.
-        ConfigError: No rule has a code that is selected or ignored.
+        ConfigError: No rule has a code that is selected or ignored, or there is no such profile.
     """
-    codes = _matching(select or [""]) - _matching(ignore)
     graph = as_graph(model)
     infer_shapes(graph)
-    subject = Subject(graph)
-    findings = {finding for code in codes for finding in RULES[code].findings(subject)}
-    return tuple(sorted(findings, key=_order))
+    return findings_of(graph, config=config, evidence=evidence)
+
+
+def findings_of(
+    graph: Graph, *, config: AuditConfig = DEFAULTS, evidence: Evidence = NOTHING
+) -> tuple[Finding, ...]:
+    """`audit` of a graph whose shapes are inferred, and which is not changed."""
+    subject = Subject(graph, config, evidence)
+    found = {finding for code in chosen(config) for finding in RULES[code].findings(subject)}
+    return tuple(sorted(found, key=_order))
+
+
+def chosen(config: AuditConfig) -> list[str]:
+    """The codes of the rules that a config applies, sorted.
+
+    Raises:
+        ConfigError: No rule has a code that is selected or ignored.
+    """
+    return sorted(_matching(config.select or ("",)) - _matching(config.ignore))
 
 
 def _matching(prefixes: Collection[str]) -> set[str]:
@@ -60,4 +75,4 @@ def _matching(prefixes: Collection[str]) -> set[str]:
 
 def _order(finding: Finding) -> tuple[int, str, str, str, str]:
     where = (finding.node or "", finding.tensor or "")
-    return (_WORST_FIRST[finding.severity], finding.rule, *where, finding.message)
+    return (-finding.severity.rank, finding.rule, *where, finding.message)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from onnxqat.auditing.subject import Subject
 from onnxqat.core.finding import Finding, Severity
+
+Repair = Callable[[], None]
+"""Changes the graph under audit so that the objection is gone, or nothing if it is gone already."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,10 @@ class Objection:
     node: str | None = None
     tensor: str | None = None
     fix: str | None = None
+    repair: Repair | None = field(default=None, repr=False, compare=False)
+    """What `--fix` does. It may lose precision, but never narrows the range of a tensor."""
+    severity: Severity | None = None
+    """Another one than the rule's, where a case is milder."""
 
 
 Check = Callable[[Subject], Iterator[Objection]]
@@ -44,15 +51,19 @@ class Rule:
 
     def findings(self, subject: Subject) -> Iterator[Finding]:
         """What the rule objects to in a subject."""
-        for objection in self.check(subject):
-            yield Finding(
-                rule=self.code,
-                severity=self.severity,
-                message=objection.message,
-                node=objection.node,
-                tensor=objection.tensor,
-                fix=objection.fix,
-            )
+        return (self.finding(objection) for objection in self.check(subject))
+
+    def finding(self, objection: Objection) -> Finding:
+        """One objection under this rule's code."""
+        return Finding(
+            rule=self.code,
+            severity=objection.severity or self.severity,
+            message=objection.message,
+            node=objection.node,
+            tensor=objection.tensor,
+            fix=objection.fix,
+            is_fixable=objection.repair is not None,
+        )
 
 
 RULES: dict[str, Rule] = {}

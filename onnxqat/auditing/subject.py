@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from onnxqat.auditing.bare import Wanted, wanted_by_placement
+from onnxqat.auditing.config import AuditConfig
+from onnxqat.auditing.evidence import NOTHING, Evidence
+from onnxqat.auditing.values import input_of, value_of
 from onnxqat.core.precision import HEAVY_OPS
 from onnxqat.graph import Graph
-from onnxqat.graph.graph import all_graphs
+from onnxqat.graph.graph import all_graphs, subgraphs
+from onnxqat.graph.names import Names
 from onnxqat.graph.qdq_pairs import DEFAULT_AXIS
-from onnxqat.graph.query import constant_value, producer
+from onnxqat.graph.query import consumers, producer
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 
@@ -28,11 +32,13 @@ MOVING_OPS = frozenset(
 pass them. Of Concat's inputs the first speaks for all."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Subject:
-    """The graph under audit."""
+    """The graph under audit, what the user chose, and what was measured."""
 
     graph: Graph
+    config: AuditConfig = field(default_factory=AuditConfig)
+    evidence: Evidence = NOTHING
 
     @cached_property
     def nodes(self) -> tuple[gs.Node, ...]:
@@ -66,57 +72,59 @@ class Subject:
         """All nodes that multiply matrices."""
         return tuple(node for node in self.nodes if node.op in HEAVY_OPS)
 
+    @cached_property
+    def activations(self) -> tuple[tuple[gs.Node, NDArray[Any]], ...]:
+        """Quantizers of tensors that the user's data goes into, with their scales, where known."""
+        found = ((node, value_of(input_of(node, 1))) for node in self.quantizers)
+        return tuple((n, s) for n, s in found if s is not None and self.is_fed(n.inputs[0]))
 
-def label(node: gs.Node) -> str:
-    """A node's name; its operator and output where it has none."""
-    return str(node.name or f"<{node.op} -> {node.outputs[0].name}>")
+    def is_fed(self, tensor: gs.Tensor) -> bool:
+        """Whether something that the user feeds goes into a tensor."""
+        return id(tensor) in self._fed
 
+    @cached_property
+    def _fed(self) -> frozenset[int]:
+        """What is downstream of an input, or of a node with subgraphs, whose insides may be."""
+        graphs = list(all_graphs(self.graph))
+        pending = [tensor for graph in graphs for tensor in graph.inputs]
+        pending += [t for node in self.nodes if any(subgraphs(node)) for t in node.outputs]
+        seen = {id(tensor) for tensor in pending if not isinstance(tensor, gs.Constant)}
+        while pending:
+            for node in pending.pop().outputs:
+                new = [tensor for tensor in node.outputs if id(tensor) not in seen]
+                seen.update(id(tensor) for tensor in new)
+                pending.extend(new)
+        return frozenset(seen)
 
-def input_of(node: gs.Node, index: int) -> gs.Tensor | None:
-    """An input of a node; None where it is left out."""
-    if index >= len(node.inputs) or node.inputs[index].is_empty():
-        return None
-    return node.inputs[index]
+    @cached_property
+    def outputs(self) -> frozenset[int]:
+        """The ids of the tensors that leave a graph, the main one or a nested one."""
+        return frozenset(id(t) for graph in all_graphs(self.graph) for t in graph.outputs)
 
+    @cached_property
+    def wanted(self) -> Wanted:
+        """What placement would do with each edge of the float network in this file."""
+        return wanted_by_placement(self.graph, self.config.profile)
 
-def value_of(tensor: gs.Tensor | None) -> NDArray[Any] | None:
-    """The array of a tensor that is known at build time, also through a Constant node."""
-    if tensor is None:
-        return None
-    source = producer(tensor)
-    if source is not None and source.op == "Constant":
-        return _constant_node_value(source)
-    return constant_value(tensor)
+    @cached_property
+    def names(self) -> Names:
+        """Names that are free, for what a repair adds."""
+        return Names(self.graph)
 
-
-def _constant_node_value(node: gs.Node) -> NDArray[Any] | None:
-    for name, value in node.attrs.items():
-        if name == "value":
-            return np.asarray(value.values if isinstance(value, gs.Constant) else value)
-        if name.startswith("value_"):
-            return np.asarray(value)
-    return None
-
-
-def is_known_at_build_time(tensor: gs.Tensor) -> bool:
-    """Whether nothing that the user feeds goes into a tensor."""
-    seen: set[int] = set()
-    pending = [tensor]
-    while pending:
-        current = pending.pop()
-        if isinstance(current, gs.Constant) or current.is_empty() or id(current) in seen:
-            continue
-        seen.add(id(current))
-        source = producer(current)
-        if source is None:
-            return False
-        pending.extend(source.inputs)
-    return True
+    def opset(self) -> int:
+        """The version of ONNX's own operators."""
+        return int(self.graph.opset or 0)
 
 
 def axis_of(node: gs.Node) -> int:
     """The axis of a Q or DQ node, as it stands: it may be negative."""
     return int(node.attrs.get("axis", DEFAULT_AXIS))
+
+
+def dequantizer_of(tensor: gs.Tensor | None) -> gs.Node | None:
+    """The DequantizeLinear that makes a tensor, if one does."""
+    source = producer(tensor) if tensor is not None else None
+    return source if source is not None and source.op == DEQUANTIZE else None
 
 
 def dequantizer_behind(tensor: gs.Tensor | None) -> gs.Node | None:
@@ -138,7 +146,38 @@ def _moved_from(tensor: gs.Tensor | None) -> Iterator[gs.Node]:
         tensor = input_of(source, 0)
 
 
+def quantizers_behind(tensor: gs.Tensor) -> list[gs.Node]:
+    """The QuantizeLinear nodes that read a tensor, or its values moved about but not changed."""
+    found, pending, seen = [], [tensor], {id(tensor)}
+    while pending:
+        for node, index in consumers(pending.pop()):
+            if node.op == QUANTIZE and index == 0:
+                found.append(node)
+            elif node.op in MOVING_OPS and (index == 0 or node.op == "Concat"):
+                new = [t for t in node.outputs if id(t) not in seen]
+                seen.update(id(t) for t in new)
+                pending.extend(new)
+    return found
+
+
+def quantizer_of(dequantizer: gs.Node) -> gs.Node | None:
+    """The QuantizeLinear right before a DequantizeLinear; None where the file stores the codes."""
+    source = producer(dequantizer.inputs[0])
+    return source if source is not None and source.op == QUANTIZE else None
+
+
+def dequantizers_of(quantizer: gs.Node) -> list[gs.Node]:
+    """The DequantizeLinear nodes right behind a QuantizeLinear."""
+    return [node for node, i in consumers(quantizer.outputs[0]) if node.op == DEQUANTIZE and i == 0]
+
+
 def stored_codes(node: gs.Node) -> gs.Tensor | None:
     """The codes that a DequantizeLinear reads out of the file; None if a node computes them."""
     codes = input_of(node, 0)
     return codes if codes is not None and value_of(codes) is not None else None
+
+
+def scalar_scale(node: gs.Node) -> float | None:
+    """The one scale of a Q or DQ node; None where it has several, or none that is known."""
+    value = value_of(input_of(node, 1))
+    return float(value.reshape(-1)[0]) if value is not None and value.size == 1 else None

@@ -13,6 +13,11 @@ class Severity(Enum):
     WARNING = "warning"
     ERROR = "error"
 
+    @property
+    def rank(self) -> int:
+        """The worse, the higher."""
+        return list(Severity).index(self)
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -24,3 +29,5 @@ class Finding:
     node: str | None = None
     tensor: str | None = None
     fix: str | None = None
+    is_fixable: bool = False
+    """Whether `audit --fix` mends it: without narrowing the range of any tensor."""

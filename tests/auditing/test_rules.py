@@ -13,7 +13,8 @@ from onnxqat.core.finding import Severity
 from onnxqat.core.precision import Precision
 from onnxqat.engine import build
 from tests.support.compile import model_of, needs_compiler, precisions
-from tests.support.qdq_text import CODES, GOOD_SCALES, WEIGHTS, ZEROS, conv
+from tests.support.qdq_text import CODES, GOOD_SCALES, WEIGHTS, ZEROS, ConvText, conv
+from tests.support.seeded import SEEDS
 
 REFUSED = "refused"
 """The compiler refuses the model, or crashes."""
@@ -55,12 +56,25 @@ def gemm(attributes: str, axis: int) -> str:
        [product] y = {attributes} (xd, wd) }}"""
 
 
+def conv_behind(nodes: str) -> str:
+    """A good Conv behind other nodes, which make `scaled` of `x`."""
+    pair = """[d_Q] dq = QuantizeLinear (scaled, s, z)  [d_DQ] xd = DequantizeLinear (dq, s, z)"""
+    return ConvText(data_pair=f"{nodes} {pair}").text()
+
+
 def transposed(axis: int) -> str:
     """A MatMul that reads its quantized weights through a Transpose."""
     return gemm("MatMul", axis).replace(
         "[product]", "wt = Transpose <perm = [1, 0]> (wd)  [product]"
     ).replace("(xd, wd)", "(xd, wt)")  # fmt: skip
 
+
+MEASURED = {
+    *("ACC001", "ACC002", "ACC003", "CAL008", "CAL009", "CAL010"),
+    *("ENG001", "ENG002", "ENG003", "ENG004", "ENG005", "ENG006"),
+    *("DEP001", "DEP002", "DEP003", "DEP005", "QDQ009", "QDQ017"),
+}
+"""Rules that have tests of their own, in test_measured.py and test_deployment.py."""
 
 ONE_SCALE = {"scale": "float[1] s = {0.02}", "zero_point": "int8[1] z = {0}"}
 
@@ -213,6 +227,66 @@ BAD: dict[str, Bad] = {
         },
     ),
     "scale below FP16": Bad("CAL001", "x_Q", INT8, {"scale": "float s = {1e-40}"}),
+    "INT16 activations": Bad("QDQ010", "x_Q", REFUSED, {"zero_point": "int16 z = {0}"}),
+    "a scalar": Bad(
+        "QDQ008",
+        "x_Q",
+        INT8,
+        model_text=conv_behind("""one = ReduceMean <keepdims = 0> (x)
+            [x_Q] oneq = QuantizeLinear (one, s, z)  [x_DQ] oned = DequantizeLinear (oneq, s, z)
+            scaled = Mul (x, oned)"""),
+    ),
+    "scales per channel in opset 11": Bad(
+        "QDQ014",
+        "W_Q",
+        FLOAT,
+        {
+            "opset": 11,
+            "weight_pair": """[W_Q] wq = QuantizeLinear (W, ws, wz)
+                              [W_DQ] wd = DequantizeLinear (wq, ws, wz)""",
+            "weights": f"float[8, 8] W = {{{WEIGHTS}}}",
+            "inputs": "float[4, 8] x",
+            "outputs": "float[4, 8] y",
+            "product": "[product] y = MatMul (xd, wd)",
+        },
+    ),
+    "INT8 in blocks": Bad(
+        "QDQ015",
+        "W_DQ",
+        REFUSED,
+        {
+            "weights": f"int8[8, 8, 1, 1] W = {{{CODES}}}",
+            "weight_scale": f"float[8, 2, 1, 1] ws = {{{', '.join(['0.01'] * 16)}}}",
+            "weight_pair": "[W_DQ] wd = DequantizeLinear <axis = 1, block_size = 4> (W, ws)",
+        },
+    ),
+    "INT4 activations": Bad("QDQ016", "x_Q", REFUSED, {"zero_point": "int4 z = {0}"}),
+    "a Q too many": Bad(
+        "QDQ120",
+        "lone",
+        INT8,
+        {
+            "product": """[lone] left = QuantizeLinear (x, s, z)
+                          [product] y = Conv <kernel_shape = [1, 1]> (xd, wd)"""
+        },
+    ),
+    "two pairs in a row": Bad(
+        "QDQ121",
+        "x_Q2",
+        INT8,
+        {
+            "data_pair": """
+            [x_Q] xq = QuantizeLinear (x, s, z)  [x_DQ] x1 = DequantizeLinear (xq, s, z)
+            [x_Q2] xq2 = QuantizeLinear (x1, s, z)  [x_DQ2] xd = DequantizeLinear (xq2, s, z)"""
+        },
+    ),
+    "an operator that TensorRT lacks": Bad(
+        "DEP004",
+        "det",
+        REFUSED,
+        model_text="""<ir_version: 9, opset_import: ["" : 19]>
+        net (float[4, 4] x) => (float y) { [det] y = Det (x) }""",
+    ),
 }
 
 GOOD: dict[str, onnx.ModelProto] = {
@@ -281,7 +355,9 @@ def test_a_finding_says_what_is_wrong_and_what_to_do(case: str) -> None:
 
 
 def test_every_rule_has_a_spoiled_graph() -> None:
-    assert {bad.rule for bad in BAD.values()} == set(RULES)
+    spoiled = {bad.rule for bad in BAD.values()} | {seed.rule for seed in SEEDS}
+
+    assert spoiled | MEASURED == set(RULES)
 
 
 @needs_compiler

@@ -9,7 +9,7 @@ import onnx
 CHANNELS = 8
 GOOD_SCALES = ", ".join(f"{0.01 + 0.001 * i:.3f}" for i in range(CHANNELS))
 ZEROS = ", ".join(["0"] * CHANNELS)
-WEIGHTS = ", ".join(f"{i / 100 - 0.3:.2f}" for i in range(CHANNELS * CHANNELS))
+WEIGHTS = ", ".join(f"{i / 30 - 1:.2f}" for i in range(CHANNELS * CHANNELS))
 CODES = ", ".join(str(i) for i in range(CHANNELS * CHANNELS))
 
 

@@ -1,5 +1,27 @@
 """The audit rules; importing this package enters them into the table."""
 
-from onnxqat.auditing.rules import calibration, legality, placement
+from onnxqat.auditing.rules import (
+    accuracy,
+    calibration,
+    deployment,
+    engine,
+    equal_scales,
+    formats,
+    legality,
+    placement,
+    positions,
+    residual,
+)
 
-__all__ = ["calibration", "legality", "placement"]
+__all__ = [
+    "accuracy",
+    "calibration",
+    "deployment",
+    "engine",
+    "equal_scales",
+    "formats",
+    "legality",
+    "placement",
+    "positions",
+    "residual",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,15 +11,16 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnxqat.auditing.registry import Objection, rule
-from onnxqat.auditing.subject import (
-    Subject,
-    axis_of,
-    input_of,
-    is_known_at_build_time,
-    label,
-    stored_codes,
-    value_of,
+from onnxqat.auditing.repair import (
+    make_symmetric,
+    stands_for_relu,
+    store_float,
+    write_scale,
+    write_zero_point,
 )
+from onnxqat.auditing.subject import Subject, axis_of, stored_codes
+from onnxqat.auditing.values import input_of, label, value_of
+from onnxqat.core.calibration import SCALE_FLOOR
 from onnxqat.core.finding import Severity
 
 REFUSED_OPS = frozenset(
@@ -46,7 +48,7 @@ def asymmetric(subject: Subject) -> Iterator[Objection]:
     """
     for node, zero_point in subject.readers(2):
         value = value_of(zero_point)
-        if value is None and is_known_at_build_time(zero_point):
+        if value is None and not subject.is_fed(zero_point):
             continue
         if value is None or np.any(value != 0):
             found = "is computed from inputs" if value is None else f"is {_some(value)}"
@@ -55,6 +57,7 @@ def asymmetric(subject: Subject) -> Iterator[Objection]:
                 node=label(node),
                 tensor=zero_point.name,
                 fix="quantize symmetrically: int8 with zero point 0",
+                repair=None if value is None else partial(make_symmetric, subject, node),
             )
 
 
@@ -77,7 +80,13 @@ def no_zero_point(subject: Subject) -> Iterator[Objection]:
                 node=label(node),
                 tensor=node.inputs[0].name,
                 fix="add an int8 zero point of 0",
+                repair=partial(_add_zero_point, subject, node),
             )
+
+
+def _add_zero_point(subject: Subject, node: gs.Node) -> None:
+    scale = value_of(input_of(node, 1))
+    write_zero_point(subject, node, np.zeros(() if scale is None else scale.shape, np.int8))
 
 
 @rule("QDQ003", Severity.WARNING)
@@ -86,20 +95,27 @@ def unsigned(subject: Subject) -> Iterator[Objection]:
 
     Why it matters: with zero point 0 the model compiles, but TensorRT keeps codes up to 127 where
     ONNX Runtime keeps them up to 255: the upper half of the range saturates in TensorRT only. This
-    loses accuracy that no measurement in ONNX Runtime shows.
+    loses accuracy that no measurement in ONNX Runtime shows. Worse, UINT8 codes cut off what is
+    negative. onnxruntime.quantization relies on that, and takes the Relu between a Conv and such a
+    Q out of the file: in TensorRT the network then has no Relu there (an error, where a Conv, Gemm,
+    MatMul, Add or norm comes right before).
 
-    How to fix: quantize to int8. The scale becomes max |x| / 127.
+    How to fix: quantize to int8. The scale becomes max |x| / 127. `--fix` also puts the Relu back.
 
     Source: TensorRT's ONNX parser; measured: it compiles to INT8.
     """
     for node in subject.quantizers:
         value = value_of(input_of(node, 2))
         if value is not None and value.dtype == np.uint8 and not np.any(value):
+            is_relu = stands_for_relu(node)
             yield Objection(
-                "the codes are UINT8: TensorRT saturates them at 127 instead of 255",
+                "the codes are UINT8: TensorRT saturates them at 127 instead of 255"
+                + (", and lacks the Relu that they stand for" if is_relu else ""),
+                severity=Severity.ERROR if is_relu else None,
                 node=label(node),
                 tensor=node.inputs[0].name,
                 fix="quantize to int8, with scale = max |x| / 127",
+                repair=partial(make_symmetric, subject, node),
             )
 
 
@@ -125,7 +141,24 @@ def bad_scale(subject: Subject) -> Iterator[Objection]:
                 node=label(node),
                 tensor=tensor.name,
                 fix="calibrate with a scale floor of 2⁻²⁴",
+                repair=partial(_raise_dead, subject, node) if _is_dead(node, scale) else None,
             )
+
+
+def _is_dead(node: gs.Node, scale: NDArray[Any]) -> bool:
+    """Whether scales are bad only where the weights are all 0, so that any scale gives them."""
+    weights, axis = value_of(node.inputs[0]), axis_of(node)
+    if weights is None or not 0 < scale.size in (1, weights.shape[axis] if weights.ndim else 1):
+        return False
+    over = tuple(i for i in range(weights.ndim) if scale.size == 1 or i != axis % weights.ndim)
+    amax = np.abs(weights.astype(np.float64)).max(axis=over)
+    return bool(np.all((scale == 0) <= (amax.reshape(scale.shape) == 0)) and np.all(scale >= 0))
+
+
+def _raise_dead(subject: Subject, node: gs.Node) -> None:
+    scale = value_of(input_of(node, 1))
+    if scale is not None:
+        write_scale(subject, node, np.maximum(scale, SCALE_FLOOR).astype(scale.dtype))
 
 
 @rule("QDQ005", Severity.ERROR)
@@ -140,7 +173,7 @@ def computed_scale(subject: Subject) -> Iterator[Objection]:
     Source: IQuantizeLayer; measured: TensorRT for RTX 1.7.1 crashes (signal 11).
     """
     for node, scale in subject.readers(1):
-        if not is_known_at_build_time(scale):
+        if subject.is_fed(scale):
             yield Objection(
                 "the scale is computed from the model's inputs",
                 node=label(node),
@@ -174,6 +207,9 @@ def misshapen_scale(subject: Subject) -> Iterator[Objection]:
                 node=label(node),
                 tensor=tensor.name,
                 fix="write one scale for each channel along `axis`, or a single scalar",
+                repair=partial(write_scale, subject, node, scale.reshape(-1))
+                if scale.size == channels
+                else None,
             )
 
 
@@ -189,15 +225,17 @@ def per_channel_activation(subject: Subject) -> Iterator[Objection]:
 
     Source: IQuantizeLayer; measured on TensorRT for RTX 1.7.1, shape [1] included.
     """
-    for node in subject.quantizers:
-        scale = value_of(input_of(node, 1))
-        if scale is None or scale.ndim == 0 or is_known_at_build_time(node.inputs[0]):
+    for node, scale in subject.activations:
+        if scale.ndim == 0:
             continue
         yield Objection(
             f"the scale of an activation has shape {list(scale.shape)}: its readers run in float",
             node=label(node),
             tensor=node.inputs[0].name,
             fix="write one scalar scale, of shape []",
+            repair=partial(write_scale, subject, node, np.asarray(scale.max()))
+            if scale.size
+            else None,
         )
 
 
@@ -241,6 +279,7 @@ def quantized_bias(subject: Subject) -> Iterator[Objection]:
                 node=label(node),
                 tensor=codes.name,
                 fix="store the bias in float",
+                repair=partial(store_float, subject, node),
             )
 
 
@@ -266,7 +305,12 @@ def stored_type(subject: Subject) -> Iterator[Objection]:
                 node=label(node),
                 tensor=codes.name,
                 fix="store int8 codes with zero point 0",
+                repair=partial(make_symmetric, subject, node) if _is_wider(codes) else None,
             )
+
+
+def _is_wider(codes: gs.Tensor) -> bool:
+    return np.dtype(codes.dtype).name in ("uint8", "uint16", "int16")
 
 
 def _channels(node: gs.Node) -> int | None:

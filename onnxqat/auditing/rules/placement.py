@@ -1,30 +1,31 @@
-"""QDQ1xx: legal Q/DQ that TensorRT compiles to float."""
+"""QDQ101 … QDQ104: Conv, ConvTranspose, Gemm and MatMul whose Q/DQ make no INT8 kernel."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxqat.auditing.registry import Objection, rule
+from onnxqat.auditing.registry import Objection, Repair, rule
+from onnxqat.auditing.repair import add_weight_pair, requantize_weights, skip_pair, store_float
 from onnxqat.auditing.subject import (
-    DEQUANTIZE,
-    QUANTIZE,
     Subject,
     axis_of,
     dequantizer_behind,
-    input_of,
-    is_known_at_build_time,
-    label,
+    dequantizer_of,
     movers_between,
-    value_of,
+    quantizer_of,
 )
+from onnxqat.auditing.values import dtype_name, input_of, label, value_of
 from onnxqat.core.finding import Severity
-from onnxqat.graph.query import producer
+from onnxqat.placement.config import PROFILES
 
 FOUR_BIT = frozenset({"float4_e2m1fn", "int4", "uint4"})
 """Numpy (ml_dtypes) names of the types that are meant for weights alone."""
+
+PER_CHANNEL_OPSET = 13
+"""The first in which Q/DQ have an axis."""
 
 _SIDES = ("data", "weights")
 
@@ -45,7 +46,7 @@ def one_sided(subject: Subject) -> Iterator[Objection]:
     for node in subject.heavy:
         sides = [dequantizer_behind(input_of(node, index)) for index in (0, 1)]
         quantized = [side for side in sides if side is not None]
-        if len(quantized) != 1 or _is_four_bit(quantized[0]):
+        if len(quantized) != 1 or dtype_name(quantized[0].inputs[0]) in FOUR_BIT:
             continue
         bare = 0 if sides[0] is None else 1
         yield Objection(
@@ -54,7 +55,15 @@ def one_sided(subject: Subject) -> Iterator[Objection]:
             node=label(node),
             tensor=node.inputs[bare].name,
             fix=f"put Q/DQ on the {_SIDES[bare]} too, or take it off the {_SIDES[1 - bare]}",
+            repair=_quantize_weights(subject, node, bare),
         )
+
+
+def _quantize_weights(subject: Subject, node: gs.Node, index: int) -> Repair | None:
+    """Weights are known, and so are their ranges; those of data only calibration tells."""
+    if value_of(node.inputs[index]) is None or dtype_name(node.inputs[index]) != "float32":
+        return None
+    return partial(add_weight_pair, subject, node, index)
 
 
 @rule("QDQ103", Severity.WARNING)
@@ -69,48 +78,64 @@ def wrong_weight_axis(subject: Subject) -> Iterator[Objection]:
 
     Source: measured; `axis` left out on a Conv's weights (ONNX's default is 1) is such a case.
     """
+    if subject.opset() < PER_CHANNEL_OPSET:
+        return  # QDQ014 tells it
     for node in subject.heavy:
         weights = input_of(node, 1)
         dequantizer = dequantizer_behind(weights)
-        if weights is None or dequantizer is None or not is_known_at_build_time(weights):
+        if weights is None or dequantizer is None or subject.is_fed(weights):
             continue
         axis = _channel_axis(dequantizer, weights)
         wanted = _output_axis(node, weights)
         if axis is not None and wanted is not None and axis != wanted:
+            is_direct = dequantizer_of(weights) is dequantizer
             yield Objection(
                 f"the scales of the weights lie along axis {axis}, the output channels of this "
                 f"{node.op} along axis {wanted}: it runs in float",
                 node=label(node),
                 tensor=dequantizer.inputs[0].name,
                 fix=f"quantize the weights along axis {wanted}",
+                repair=partial(requantize_weights, subject, dequantizer, axis=wanted)
+                if is_direct
+                else None,
             )
 
 
-@rule("QDQ114", Severity.WARNING)
-def quantized_output(subject: Subject) -> Iterator[Objection]:
-    """A graph output is quantized.
+@rule("QDQ104", Severity.WARNING)
+def transposed_convolution(subject: Subject) -> Iterator[Objection]:
+    """A ConvTranspose is quantized for which the compiler has no INT8 kernel.
 
-    Why it matters: Q/DQ at the end rounds what the user reads, gains no INT8 kernel, and costs one
-    step more. A Q without DQ changes the output's type.
+    Why it matters: TensorRT for RTX runs every ConvTranspose in float, TensorRT those with groups.
+    Q/DQ on them rounds for nothing, and adds kernels.
 
-    How to fix: take the pair off.
+    How to fix: take the pairs off its data and weights.
 
-    Source: ModelOpt's placement for TensorRT leaves outputs bare too.
+    Source: NVIDIA's tensorflow-quantization and ModelOpt leave grouped ones out; measured: TensorRT
+    for RTX 1.7.1 runs each one in FP32.
     """
-    for output in subject.graph.outputs:
-        source = producer(output)
-        if source is not None and source.op in (QUANTIZE, DEQUANTIZE):
-            yield Objection(
-                f"a {source.op} makes the graph output",
-                node=label(source),
-                tensor=output.name,
-                fix="take the Q/DQ pair off the output",
-            )
+    has_kernel = "ConvTranspose" in PROFILES[subject.config.profile].weighted_ops
+    for node in subject.heavy:
+        is_grouped = node.attrs.get("group", 1) != 1
+        is_quantized = any(dequantizer_behind(input_of(node, i)) is not None for i in (0, 1))
+        if node.op != "ConvTranspose" or not is_quantized or (has_kernel and not is_grouped):
+            continue
+        why = "with groups" if is_grouped else f"for profile '{subject.config.profile}'"
+        yield Objection(
+            f"a ConvTranspose {why} runs in float in spite of its Q/DQ",
+            node=label(node),
+            tensor=node.inputs[0].name,
+            fix="take the Q/DQ pairs off its data and weights",
+            repair=partial(_leave_in_float, subject, node),
+        )
 
 
-def _is_four_bit(dequantizer: gs.Node) -> bool:
-    dtype = dequantizer.inputs[0].dtype
-    return dtype is not None and np.dtype(dtype).name in FOUR_BIT
+def _leave_in_float(subject: Subject, node: gs.Node) -> None:
+    for index in (0, 1):
+        dequantizer = dequantizer_of(input_of(node, index))
+        if dequantizer is not None and quantizer_of(dequantizer) is None:
+            store_float(subject, dequantizer)
+        elif dequantizer is not None:
+            skip_pair(subject, node, index)
 
 
 def _channel_axis(dequantizer: gs.Node, weights: gs.Tensor) -> int | None:
@@ -120,7 +145,7 @@ def _channel_axis(dequantizer: gs.Node, weights: gs.Tensor) -> int | None:
     """
     scale = value_of(input_of(dequantizer, 1))
     shape = dequantizer.inputs[0].shape
-    if scale is None or scale.ndim != 1 or scale.size == 1 or shape is None:
+    if scale is None or scale.ndim != 1 or scale.size == 1 or not shape:
         return None
     axis: int | None = axis_of(dequantizer) % len(shape)
     for mover in reversed(movers_between(dequantizer, weights)):
@@ -132,7 +157,7 @@ def _moved_axis(mover: gs.Node, axis: int | None) -> int | None:
     if axis is None or mover.op == "Identity":
         return axis
     perm = mover.attrs.get("perm") if mover.op == "Transpose" else None
-    return list(perm).index(axis) if perm is not None else None
+    return list(perm).index(axis) if perm is not None and axis in perm else None
 
 
 def _output_axis(node: gs.Node, weights: gs.Tensor) -> int | None:

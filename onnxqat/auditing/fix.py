@@ -1,0 +1,58 @@
+"""Repairs what an audit found and can mend, and audits again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from onnxqat.auditing.audit import DEFAULTS, Model, chosen, findings_of
+from onnxqat.auditing.config import AuditConfig
+from onnxqat.auditing.registry import RULES
+from onnxqat.auditing.subject import Subject
+from onnxqat.core.finding import Finding
+from onnxqat.graph import Graph, as_graph
+from onnxqat.graph.infer import infer_shapes
+
+ROUNDS = 8
+"""One repair may uncover what another rule objects to; none was seen to need more than four."""
+
+
+@dataclass(frozen=True, eq=False)
+class Fixed:
+    """A repaired graph."""
+
+    graph: Graph
+    repaired: tuple[Finding, ...]
+    """What was found and mended, in the order of the repairs."""
+    left: tuple[Finding, ...]
+    """What the audit of the repaired graph still finds."""
+
+
+def fix(model: Model, *, config: AuditConfig = DEFAULTS) -> Fixed:
+    """Mend all that rules know a safe repair for, and audit the result.
+
+    A repair may make a scale coarser, and never narrows the range of a tensor. Findings that need
+    calibration data, another placement or another exporter stay.
+
+    Raises:
+        ModelError: The model cannot be read.
+        ConfigError: As for `audit`.
+    """
+    graph = as_graph(model)
+    infer_shapes(graph)
+    repaired: list[Finding] = []
+    for _ in range(ROUNDS):
+        done = [finding for code in chosen(config) for finding in _repair(graph, code, config)]
+        repaired += done
+        if not done:
+            break
+    return Fixed(graph, tuple(dict.fromkeys(repaired)), findings_of(graph, config=config))
+
+
+def _repair(graph: Graph, code: str, config: AuditConfig) -> list[Finding]:
+    """Apply the repairs of one rule; what they mended. The graph is looked at anew each time."""
+    rule = RULES[code]
+    objections = [x for x in rule.check(Subject(graph, config)) if x.repair is not None]
+    for objection in objections:
+        assert objection.repair is not None
+        objection.repair()
+    return [rule.finding(objection) for objection in objections]

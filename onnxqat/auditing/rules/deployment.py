@@ -1,0 +1,183 @@
+"""DEP: what stands between a file and the machine that it is meant for, quantized or not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+
+from onnxqat.auditing.registry import Objection, rule
+from onnxqat.auditing.rules.legality import REFUSED_OPS
+from onnxqat.auditing.subject import Subject
+from onnxqat.auditing.values import dtype_name, label
+from onnxqat.core.finding import Severity
+from onnxqat.graph.graph import is_onnx
+
+OLDEST_OPSET = 7
+"""Below, TensorRT's parser warns that models "are not guaranteed to work" (RTX 1.7.1)."""
+NEWEST_OPSET = 27
+"""The newest that its parser was seen to read; older releases end earlier: TensorRT 10.0 at 20."""
+
+UNSUPPORTED_OPS = frozenset(
+    {"AffineGrid", "Bernoulli", "BitCast", "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr"}
+    | {"BitwiseXor", "CenterCropPad", "Col2Im", "Compress", "ConcatFromSequence", "CumProd"}
+    | {"DFT", "DeformConv", "Det", "ImageDecoder", "MaxRoiPool", "MaxUnpool", "MelWeightMatrix"}
+    | {"Multinomial", "NegativeLogLikelihoodLoss", "Optional", "OptionalGetElement"}
+    | {"OptionalHasElement", "RegexFullMatch", "SequenceAt", "SequenceConstruct"}
+    | {"SequenceEmpty", "SequenceErase", "SequenceInsert", "SequenceLength", "SequenceMap"}
+    | {"SoftmaxCrossEntropyLoss", "SplitToSequence", "StringConcat", "StringNormalizer"}
+    | {"StringSplit", "SwiGLU", "TfIdfVectorizer", "Unique"}
+)
+"""ONNX operators that the parser of TensorRT for RTX 1.7.1 says it does not support
+(`OnnxParser.supports_operator` over all of ONNX 1.23), without those that QDQ011 tells."""
+
+OWN_OPS = frozenset(
+    {"GroupQueryAttention", "TRT_FP4DynamicQuantize", "TRT_FP4QuantizeLinear"}
+    | {"TRT_FP8DequantizeLinear", "TRT_FP8QuantizeLinear", "TRT_INT4DequantizeLinear"}
+    | {"TRT_INT4QuantizeLinear", "TRT_MXFP8DequantizeLinear", "TRT_MXFP8DynamicQuantize"}
+)
+"""Operators of other domains that the parser reads."""
+
+BATCH_AXIS = 0
+
+
+@rule("DEP001", Severity.WARNING)
+def opset_out_of_range(subject: Subject) -> Iterator[Objection]:
+    """The model's opset is older or newer than what TensorRT's parser reads.
+
+    Why it matters: below opset 7 the parser warns, and may read operators wrongly. Above the newest
+    opset that it knows it takes each operator for the last version that it does know.
+
+    How to fix: convert with `onnx.version_converter`, or export again at an opset between 13 and
+    the newest that your release of TensorRT names.
+
+    Source: measured on TensorRT for RTX 1.7.1, opsets 5 to 27; TensorRT's release notes.
+    """
+    opset = subject.opset()
+    if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
+        side = "older" if opset < OLDEST_OPSET else "newer"
+        yield Objection(
+            f"the model is of opset {opset}, {side} than the {OLDEST_OPSET} to {NEWEST_OPSET} that "
+            "TensorRT is known to read",
+            fix="convert the model to an opset from 13 on that your TensorRT names",
+        )
+
+
+@rule("DEP002", Severity.NOTE)
+def wide_input(subject: Subject) -> Iterator[Objection]:
+    """An input or output is int64 or float64.
+
+    Why it matters: before version 10 TensorRT turned int64 into int32, and every version computes
+    float64 in float32. The application has to feed the type that the engine has.
+
+    How to fix: export the model with int32 indices and float32 data, or feed what the engine asks.
+
+    Source: TensorRT developer guide, data types.
+    """
+    for tensor in (*subject.graph.inputs, *subject.graph.outputs):
+        name = dtype_name(tensor)
+        if name in ("int64", "float64"):
+            yield Objection(
+                f"'{tensor.name}' is {name}",
+                tensor=tensor.name,
+                fix="export with int32 or float32, or feed the engine's own type",
+            )
+
+
+@rule("DEP003", Severity.WARNING)
+def dynamic_without_profile(subject: Subject) -> Iterator[Objection]:
+    """An input has dynamic dimensions other than the batch, and no shape is given for it.
+
+    Why it matters: an engine is built for a range of shapes. Tools take 1 for what nobody states,
+    which fails or gives an engine for 1x1 images.
+
+    How to fix: state the shape: `--shape NAME=1x3x224x224`, or `shapes` in the configuration; with
+    trtexec `--minShapes`, `--optShapes` and `--maxShapes`.
+
+    Source: TensorRT developer guide, working with dynamic shapes.
+    """
+    first = [tensor.shape[BATCH_AXIS] for tensor in subject.graph.inputs if tensor.shape]
+    batch = {size for size in first if isinstance(size, str)}
+    for tensor in subject.graph.inputs:
+        if tensor.name in subject.config.shapes or tensor.shape is None:
+            continue
+        open_axes = [
+            axis
+            for axis, size in enumerate(tensor.shape)
+            if not isinstance(size, int | np.integer) and axis != BATCH_AXIS and size not in batch
+        ]
+        if open_axes:
+            yield Objection(
+                f"dimensions {open_axes} of input '{tensor.name}' are dynamic: "
+                f"{[str(size) for size in tensor.shape]}",
+                tensor=tensor.name,
+                fix=f"give a shape, as --shape {tensor.name}=1x3x224x224",
+            )
+
+
+@rule("DEP004", Severity.ERROR)
+def unsupported_operator(subject: Subject) -> Iterator[Objection]:
+    """An operator is one that TensorRT's parser does not read.
+
+    Why it matters: TensorRT refuses the whole model.
+
+    How to fix: replace the operator by others, run that part of the network elsewhere (extract it
+    with `onnx.utils.extract_model`), or write a plugin.
+
+    Source: measured: `OnnxParser.supports_operator` of TensorRT for RTX 1.7.1.
+    """
+    for node in subject.nodes:
+        if is_onnx(node) and node.op in UNSUPPORTED_OPS - REFUSED_OPS:
+            yield Objection(
+                f"TensorRT's parser has no operator {node.op}",
+                node=label(node),
+                fix="replace the operator, or run it outside of TensorRT",
+            )
+
+
+@rule("DEP005", Severity.NOTE)
+def external_data(subject: Subject) -> Iterator[Objection]:
+    """The weights lie in another file.
+
+    Why it matters: the model is of no use without that file beside it, and TensorRT's parser finds
+    it only when it is given the model's path, not its bytes.
+
+    How to fix: ship both files; parse with `parse_from_file`. Below 2 GB the weights can lie in the
+    model itself: `onnxqat prepare`, or `onnx.save` without external data.
+
+    Source: https://onnx.ai/onnx/repo-docs/ExternalData.html
+    """
+    if subject.graph.has_external_data:
+        yield Objection(
+            "weights lie in a file beside the model",
+            fix="ship both files, and parse the model by its path",
+        )
+
+
+@rule("DEP006", Severity.ERROR)
+def custom_operator(subject: Subject) -> Iterator[Objection]:
+    """An operator is of another domain than ONNX's, and TensorRT does not know it.
+
+    Why it matters: TensorRT looks for a plugin of that name, and refuses the model without one.
+
+    How to fix: export without the operators of ONNX Runtime's or another tool's own (ONNX Runtime:
+    no graph optimization before export), or load the plugin when building. A rule that is ignored
+    for a known plugin goes into the configuration: `ignore = ["DEP006"]`.
+
+    Source: measured: "Plugin not found, are the plugin name, version, and namespace correct?"
+    """
+    functions = {(f.domain, f.name) for f in subject.graph.functions or ()}
+    strange = [
+        node
+        for node in subject.nodes
+        if not is_onnx(node) and node.op not in OWN_OPS and (node.domain, node.op) not in functions
+    ]
+    counts = Counter((node.domain, node.op) for node in strange)
+    for node in strange:
+        if counts.pop((node.domain, node.op), 0) and "QLinear" not in node.op:
+            yield Objection(
+                f"{node.domain}::{node.op} is no operator of ONNX or TensorRT",
+                node=label(node),
+                fix="export without it, or load its plugin when building",
+            )

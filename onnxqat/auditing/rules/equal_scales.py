@@ -1,0 +1,96 @@
+"""QDQ107 … QDQ109: operators that only move values, with one scale before and another behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import onnx_graphsurgeon as gs
+
+from onnxqat.auditing.registry import Objection, rule
+from onnxqat.auditing.rules.residual import share_largest
+from onnxqat.auditing.subject import (
+    QUANTIZE,
+    Subject,
+    dequantizer_behind,
+    quantizer_of,
+    scalar_scale,
+)
+from onnxqat.auditing.values import label
+from onnxqat.core.finding import Severity
+from onnxqat.graph.query import consumers
+from onnxqat.placement.scene import value_inputs
+
+
+@rule("QDQ107", Severity.WARNING)
+def requantized_move(subject: Subject) -> Iterator[Objection]:
+    """An operator that only moves values has another scale behind it than before it.
+
+    Why it matters: Transpose, Reshape, Slice, Pad by 0, nearest Resize and the like run in INT8 as
+    they are. With another scale behind them every value is rounded once more, in a step of its own.
+
+    How to fix: give the Q behind the operator the scale of the DQ before it, or take one pair off.
+
+    Source: TensorRT developer guide, Q/DQ propagation; ModelOpt.
+    """
+    return _unequal(subject, lambda op: op not in ("Concat", "MaxPool"))
+
+
+@rule("QDQ108", Severity.WARNING)
+def unequal_concat(subject: Subject) -> Iterator[Objection]:
+    """The inputs and the output of a Concat have different scales.
+
+    Why it matters: with one scale a Concat costs nothing, for its inputs are written right into
+    their places. With several each branch is requantized, in a step of its own.
+
+    How to fix: give all quantized inputs and the Q behind the Concat one scale, the largest; or put
+    a single Q behind it.
+
+    Source: ModelOpt; NVIDIA's guidance for YOLO; measured: a requantizing step a branch.
+    """
+    return _unequal(subject, lambda op: op == "Concat")
+
+
+@rule("QDQ109", Severity.WARNING)
+def requantized_pool(subject: Subject) -> Iterator[Objection]:
+    """A MaxPool has another scale behind it than before it.
+
+    Why it matters: a MaxPool chooses among INT8 codes. In SPP and CSP blocks its input and output
+    meet again in a Concat: with different scales each of them is requantized.
+
+    How to fix: give the MaxPool's output the scale of its input.
+
+    Source: NVIDIA's guidance for YOLO.
+    """
+    return _unequal(subject, lambda op: op == "MaxPool")
+
+
+def _unequal(subject: Subject, is_meant: Callable[[str], bool]) -> Iterator[Objection]:
+    for node in subject.nodes:
+        if not is_meant(node.op) or not (moved := value_inputs(node)):
+            continue
+        before = [dq for t in moved if (dq := dequantizer_behind(t)) is not None and _is_pair(dq)]
+        behind = [q for t in node.outputs for q, i in consumers(t) if q.op == QUANTIZE and i == 0]
+        if not before or not all(subject.is_fed(t) for t in node.outputs):
+            continue
+        pairs = list({id(x): x for x in (*before, *behind)}.values())
+        scales = {scale for pair in pairs if (scale := scalar_scale(pair)) is not None}
+        if len(scales) > 1:
+            yield _objection(subject, node, pairs, scales)
+
+
+def _objection(
+    subject: Subject, node: gs.Node, pairs: list[gs.Node], scales: set[float]
+) -> Objection:
+    shown = ", ".join(f"{scale:.4g}" for scale in sorted(scales))
+    return Objection(
+        f"this {node.op} only moves values, between the scales {shown}",
+        node=label(node),
+        tensor=node.outputs[0].name,
+        fix="give what it reads and writes one scale",
+        repair=partial(share_largest, subject, pairs),
+    )
+
+
+def _is_pair(dequantizer: gs.Node) -> bool:
+    return quantizer_of(dequantizer) is not None

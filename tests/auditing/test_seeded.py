@@ -1,0 +1,77 @@
+"""Faults put into good networks on purpose: found at their node, repaired, and clean again."""
+
+from __future__ import annotations
+
+import pytest
+
+from onnxqat.auditing import AuditConfig, audit, fix
+from onnxqat.core.errors import BuildError
+from onnxqat.core.finding import Finding, Severity
+from onnxqat.engine import build
+from tests.support.compile import needs_compiler
+from tests.support.seeded import SEEDS, SOURCES, Seed, good, seed_id
+
+BEYOND_REPAIR = {"QDQ005", "QDQ011", "QDQ118", "CAL002", "CAL003", "DEP004", "DEP006"}
+"""What only calibration data, another exporter or a decision of the user mends."""
+
+
+def objections(findings: tuple[Finding, ...]) -> list[Finding]:
+    return [finding for finding in findings if finding.severity is not Severity.NOTE]
+
+
+def test_there_are_forty_faults_in_five_models_and_more() -> None:
+    assert len(SEEDS) >= 40
+    assert len({seed.model for seed in SEEDS}) >= 5
+
+
+@pytest.mark.parametrize("profile", ["tensorrt", "rtx"])
+@pytest.mark.parametrize("model", SOURCES)
+def test_a_good_model_has_no_error_and_no_warning(model: str, profile: str) -> None:
+    if profile == "rtx" and model == "squeeze_excite":
+        pytest.skip("it was placed for TensorRT, which has INT8 kernels for ConvTranspose")
+    assert objections(audit(good(model), config=AuditConfig(profile=profile))) == []
+
+
+@pytest.mark.parametrize("seed", SEEDS, ids=seed_id)
+def test_a_fault_is_found_at_its_node(seed: Seed) -> None:
+    graph, node = seed.plant()
+
+    assert (seed.rule, node) in {(x.rule, x.node) for x in audit(graph, config=seed.config)}
+
+
+@pytest.mark.parametrize("seed", SEEDS, ids=seed_id)
+def test_a_repaired_model_is_clean(seed: Seed) -> None:
+    graph, node = seed.plant()
+    found = [x for x in audit(graph, config=seed.config) if (x.rule, x.node) == (seed.rule, node)]
+    if not found[0].is_fixable:
+        pytest.skip("no repair is safe here")
+
+    fixed = fix(graph, config=seed.config)
+
+    assert fixed.repaired
+    assert seed.rule not in {finding.rule for finding in fixed.left}
+    assert objections(fixed.left) == []
+
+
+def test_only_these_rules_have_no_repair() -> None:
+    repaired: dict[str, bool] = {}
+    for seed in SEEDS:
+        graph, node = seed.plant()
+        for x in audit(graph, config=seed.config):
+            if (x.rule, x.node) == (seed.rule, node):
+                repaired[x.rule] = repaired.get(x.rule, False) or x.is_fixable
+
+    assert {rule for rule, is_fixable in repaired.items() if not is_fixable} == BEYOND_REPAIR
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", SEEDS, ids=seed_id)
+def test_a_repaired_model_compiles(seed: Seed) -> None:
+    graph, node = seed.plant()
+    found = [x for x in audit(graph, config=seed.config) if (x.rule, x.node) == (seed.rule, node)]
+    if found[0].is_fixable:
+        build(fix(graph, config=seed.config).graph, backend="rtx")
+    elif found[0].severity is Severity.ERROR:
+        with pytest.raises(BuildError):
+            build(graph, backend="rtx")
