@@ -28,9 +28,9 @@ from onnxqat.core.plan import QuantPlan
 from onnxqat.core.spec import PerChannel
 from onnxqat.graph import Graph, as_graph, insert, prepare
 from onnxqat.graph.query import constant_value, consumers, producer
-from onnxqat.placement import place
+from onnxqat.placement import PlacementConfig, place
 from tests.support import nets, networks
-from tests.support.networks import NetworkBuilder
+from tests.support.networks.builder import NetworkBuilder
 
 Fault = Callable[[Graph], str]
 """Changes a graph for the worse; the label of the node where the audit has to find it."""
@@ -56,46 +56,52 @@ SOURCES: dict[str, Callable[[], Graph]] = {
     "densenet": lambda: as_graph(networks.densenet(16, layers=2)),
     "inception": lambda: as_graph(networks.inception(16)),
     "unet": lambda: as_graph(networks.unet(32)),
+    "yolo": lambda: as_graph(networks.yolo(32)),
+    "bert": lambda: as_graph(networks.bert(blocks=1, tokens=16)),
     "vit": lambda: as_graph(networks.vit(tokens=32, heads=2)),
     "squeeze_excite": squeeze_excite,
 }
 
 
 @cache
-def good(name: str) -> Graph:
+def good(name: str, profile: str = "tensorrt") -> Graph:
     """A model with Q/DQ placed by this package, ranges from random data; not to be changed."""
     graph = prepare(SOURCES[name]())
-    plan = place(graph)
+    plan = place(graph, config=PlacementConfig(profile=profile))
     return insert(graph, plan, _calibrated(graph, plan))
 
 
 def _calibrated(graph: Graph, plan: QuantPlan) -> Calibration:
     tensors, values = graph.tensors(), _values(graph, plan)
-    ranges: dict[str, TensorRange] = {}
+    amax: dict[str, np.ndarray] = {}
     for leader, names in plan.groups.items():
         granularity = plan.spec_of(leader).granularity
         axis = granularity.axis if isinstance(granularity, PerChannel) else None
-        amaxes = []
         for name in names:
             stored = constant_value(tensors[name])
             array = np.abs(values[name] if stored is None else stored)
             over = tuple(i for i in range(array.ndim) if i != axis)
-            amaxes.append(np.atleast_1d(array.max(axis=over)))
-        amax = tuple(float(x) for x in np.max(amaxes, axis=0))
-        ranges |= {name: TensorRange(name, amax, "max", 4) for name in names}
-    return Calibration(tuple(ranges[name] for name in sorted(ranges)))
+            amax[name] = np.atleast_1d(array.max(axis=over))
+    for _ in plan.groups:  # a tensor may be in two of them
+        for names in plan.groups.values():
+            amax |= dict.fromkeys(names, np.max([amax[name] for name in names], axis=0))
+    ranges = (TensorRange(name, tuple(map(float, amax[name])), "max", 4) for name in sorted(amax))
+    return Calibration(tuple(ranges))
 
 
 def _values(graph: Graph, plan: QuantPlan) -> dict[str, np.ndarray]:
     tensors = graph.tensors()
     names = {name for group in plan.groups.values() for name in group}
     fed = tuple(sorted(n for n in names if constant_value(tensors[n]) is None))
-    (tensor,) = graph.inputs
-    shape = [size if isinstance(size, int) else 1 for size in tensor.shape]
-    draw = np.random.default_rng(0).standard_normal((4, *shape)).astype(np.float32)
-    reader = TensorReader(graph, fed)
-    runs = [reader({tensor.name: x}) for x in draw]
+    reader, draw = TensorReader(graph, fed), np.random.default_rng(0)
+    runs = [reader({x.name: _random(x, draw) for x in graph.inputs}) for _ in range(4)]
     return {name: np.concatenate([run[name] for run in runs]) for name in fed}
+
+
+def _random(tensor: gs.Variable, draw: np.random.Generator) -> np.ndarray:
+    shape = [size if isinstance(size, int) else 1 for size in tensor.shape]
+    values = np.abs(draw.standard_normal(shape)) if tensor.dtype != np.float32 else None
+    return (draw.standard_normal(shape) if values is None else values).astype(tensor.dtype)
 
 
 @dataclass(frozen=True)
@@ -109,7 +115,7 @@ class Seed:
 
     def plant(self) -> tuple[Graph, str]:
         """The spoiled model, and the node where the fault is."""
-        graph = good(self.model).copy()
+        graph = good(self.model, self.config.profile).copy()
         return graph, self.fault(graph)
 
 
