@@ -29,14 +29,12 @@ TOLERANCE = 1e-4
 """Of an output's range: sums in another order, through up to 60 layers."""
 
 
-def feeds_of(graph: Graph, batch: int) -> dict[str, Array]:
+def feeds_of(graph: Graph, batch: int, seed: int = 0) -> dict[str, Array]:
     """Seeded inputs; dynamic dimensions are the batch, but silero's sequence is 576.
 
-    The seed matters to basic_pitch: it subtracts the log of the quietest of 53,000 bins from all,
-    so the rounding of one near-silent bin moves every output. Over six seeds ONNX Runtime itself is
-    up to 8e-5 of the range away from float64, and the module up to 1e-3.
+    The seed matters to basic_pitch, see the test of it in double precision.
     """
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     feeds: dict[str, Array] = {}
     for spec in input_specs(graph):
         shape = [576 if d == "sequence" else d if isinstance(d, int) else batch for d in spec.shape]
@@ -63,6 +61,23 @@ def test_a_model_computes_what_onnx_runtime_does(file: Path, stage: str) -> None
             assert got.shape == want.shape
             span = float(np.ptp(want)) or float(np.abs(want).max())
             np.testing.assert_allclose(got, want, rtol=0, atol=TOLERANCE * span)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 5])
+def test_where_rounding_decides_the_module_is_right_in_double_precision(seed: int) -> None:
+    """basic_pitch subtracts the log of the quietest of 53,000 bins of noise from all others.
+
+    That bin is what is left of sums that nearly cancel, so the rounding of one moves every output:
+    over these seeds ONNX Runtime is up to 3e-5 of the range away from float64, the module in
+    float32 up to 1.4e-4 (by either of torch's convolutions), though each of its convolutions is
+    within 1e-6. In double precision nothing but ONNX Runtime's own rounding is left.
+    """
+    graph = load(WILD / "basic_pitch_tf2onnx_opset15.onnx")
+    feeds = feeds_of(graph, 1, seed)
+    with torch.no_grad():
+        outputs = to_torch(graph).double()(torch.from_numpy(*feeds.values()).double())
+    for got, want in zip(outputs, runtime(graph, feeds), strict=True):
+        np.testing.assert_allclose(got, want, rtol=0, atol=TOLERANCE * float(np.ptp(want)))
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
