@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.util import find_spec
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from onnxqat.core.errors import ConfigError, ModelError
 from onnxqat.graph import Graph, to_model
+from onnxqat.graph.exporter import constants_of, export_model
+from onnxqat.graph.external import ExternalWriter
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
 Arrays = Mapping[str, NDArray[Any]]
 
 _SERIALIZABLE = 1 << 30
-"""Bytes of a model that is handed over in memory; protobuf itself ends at 2 GB."""
+"""Bytes of weights up to which a model is handed over in memory, which takes two more copies of
+them; protobuf itself ends at 2 GB."""
 _ONLY_ERRORS = 3
 """ONNX Runtime's log level."""
 
@@ -34,7 +37,9 @@ class TensorReader:
         inputs = {tensor.name for tensor in graph.inputs}
         self._fed = [name for name in tensors if name in inputs]
         self._computed = [name for name in tensors if name not in inputs]
-        self._session = open_session(with_outputs(graph, self._computed), threads=threads)
+        self._session = open_session(
+            graph, partial(add_outputs, names=self._computed), threads=threads
+        )
 
     def __call__(self, inputs: Arrays) -> Arrays:
         """The tensors by name, for one batch of inputs.
@@ -55,20 +60,26 @@ class TensorReader:
         return {**read, **dict(zip(self._computed, values, strict=True))}
 
 
-def with_outputs(graph: Graph, tensors: Sequence[str]) -> onnx.ModelProto:
-    """The model of a graph, with more of its tensors as outputs."""
-    model = to_model(graph)
+def add_outputs(model: onnx.ModelProto, names: Sequence[str]) -> None:
+    """Make more of a model's tensors outputs of it."""
     outputs = {output.name for output in model.graph.output}
     model.graph.output.extend(
-        onnx.ValueInfoProto(name=name) for name in tensors if name not in outputs
+        onnx.ValueInfoProto(name=name) for name in names if name not in outputs
     )
-    return model
 
 
-def open_session(model: onnx.ModelProto, *, threads: int | None) -> ort.InferenceSession:
-    """An ONNX Runtime session on the CPU, for a model of any size.
+def open_session(
+    graph: Graph, change: Callable[[onnx.ModelProto], None], *, threads: int | None
+) -> ort.InferenceSession:
+    """An ONNX Runtime session on the CPU, for a graph of any size.
 
     Optimizations may fuse nodes, but never away a tensor that is an output of the model.
+
+    Args:
+        graph: It is not changed.
+        change: What is to be changed in its model before ONNX Runtime sees it; the model may lie
+            without its weights.
+        threads: Of ONNX Runtime; None: one less than there are cores.
 
     Raises:
         ModelError: ONNX Runtime cannot load the model.
@@ -78,9 +89,10 @@ def open_session(model: onnx.ModelProto, *, threads: int | None) -> ort.Inferenc
         raise ConfigError(
             "the package onnxruntime is not installed", fix="pip install 'onnxqat[cpu]'"
         )
+    nbytes = sum(constant._values.nbytes for constant in constants_of(graph))
+    open_graph = _open if nbytes < _SERIALIZABLE else _open_through_files
     try:
-        open_model = _open if _weight_bytes(model) < _SERIALIZABLE else _open_through_files
-        return open_model(model, threads or max((os.cpu_count() or 2) - 1, 1))
+        return open_graph(graph, change, _options(threads or max((os.cpu_count() or 2) - 1, 1)))
     except Exception as error:
         raise ModelError(
             f"ONNX Runtime cannot load the model: {error}",
@@ -88,28 +100,33 @@ def open_session(model: onnx.ModelProto, *, threads: int | None) -> ort.Inferenc
         ) from error
 
 
-def _weight_bytes(model: onnx.ModelProto) -> int:
-    """About the bytes of all weights; a proto of more than 2 GB does not tell its own size."""
-    return sum(4 * prod(tensor.dims) for tensor in model.graph.initializer)
+def _open(
+    graph: Graph, change: Callable[[onnx.ModelProto], None], options: ort.SessionOptions
+) -> ort.InferenceSession:
+    model = to_model(graph)
+    change(model)
+    return _session(model.SerializeToString(), options)
 
 
-def _open(model: onnx.ModelProto, threads: int) -> ort.InferenceSession:
-    return _session(model.SerializeToString(), _options(threads))
+def _open_through_files(
+    graph: Graph, change: Callable[[onnx.ModelProto], None], options: ort.SessionOptions
+) -> ort.InferenceSession:
+    """A session that reads its weights where they lie in a file of the temporary folder.
 
-
-def _open_through_files(model: onnx.ModelProto, threads: int) -> ort.InferenceSession:
-    """A session that reads its weights from files, which it keeps open.
-
-    They are used as they lie there: no copy of them is packed or fused for speed.
+    They go there from the file of the model without a copy in memory, and ONNX Runtime maps them:
+    it keeps them open, and must neither pack nor fuse copies of them for speed.
     """
     import onnxruntime as ort
 
-    options = _options(threads)
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.add_session_config_entry("session.disable_prepacking", "1")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        weights = Path(folder) / "weights"
+        with ExternalWriter(weights, location=weights.name) as writer:
+            model = export_model(graph, writer.write)
+        change(model)
         path = Path(folder) / "model.onnx"
-        onnx.save_model(model, path, save_as_external_data=True, location="weights")
+        path.write_bytes(model.SerializeToString())
         return _session(str(path), options)
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxqat.calibration.groups import RangeGroup
-from onnxqat.calibration.runtime import open_session, with_outputs
+from onnxqat.calibration.runtime import add_outputs, open_session
 from onnxqat.core.calibration import amax_to_scale
 from onnxqat.core.plan import QuantPlan
 from onnxqat.graph import Graph
@@ -39,8 +39,12 @@ class SwitchedGraph:
         """Prepare for groups of activations; `outputs` may name inner tensors to return instead."""
         self._groups = tuple(groups)
         self._outputs = tuple(outputs or (tensor.name for tensor in graph.outputs))
-        model = _switched(with_outputs(graph, self._outputs), plan, self._groups)
-        self._session = open_session(model, threads=threads)
+        self._plan = plan
+        self._session = open_session(graph, self._change, threads=threads)
+
+    def _change(self, model: onnx.ModelProto) -> None:
+        add_outputs(model, self._outputs)
+        _add_switches(model, self._plan, self._groups)
 
     def __call__(
         self, inputs: Mapping[str, NDArray[Any]], amax: Mapping[RangeGroup, float]
@@ -63,10 +67,8 @@ def _scale(group: int) -> str:
     return f"{_PREFIX}_scale_{group}"
 
 
-def _switched(
-    model: onnx.ModelProto, plan: QuantPlan, groups: Sequence[RangeGroup]
-) -> onnx.ModelProto:
-    """The model with a switch before every quantized edge; nodes stay in topological order."""
+def _add_switches(model: onnx.ModelProto, plan: QuantPlan, groups: Sequence[RangeGroup]) -> None:
+    """Put a switch before every quantized edge; nodes stay in topological order."""
     group_of = {tensor: i for i, group in enumerate(groups) for tensor in group.tensors}
     edges = {
         (placement.edge.node, placement.edge.index)
@@ -80,7 +82,6 @@ def _switched(
     for i in range(len(groups)):
         model.graph.input.append(helper.make_tensor_value_info(_flag(i), TensorProto.BOOL, []))
         model.graph.input.append(helper.make_tensor_value_info(_scale(i), TensorProto.FLOAT, []))
-    return model
 
 
 def _with_switches(
