@@ -1,7 +1,7 @@
 """The whole job: the stages in order. Read this first.
 
     model.onnx -> prepare -> place -> calibrate -> insert -> finetune -> write back
-                                                       -> compare, build, audit -> summary
+                                                       -> compare, build, audit -> summary, report
 
 Each line of `run` is a stage that also stands alone, in Python and on the command line.
 """
@@ -16,21 +16,28 @@ from pathlib import Path
 
 from onnxqat.auditing import audit
 from onnxqat.bridge import to_torch, write_back
-from onnxqat.calibration import calibrate
+from onnxqat.calibration import calibrate, distributions
 from onnxqat.config_file import DataSource
 from onnxqat.core.comparison import Comparison
+from onnxqat.core.distribution import Distribution
 from onnxqat.core.engine_plan import EnginePlan
 from onnxqat.core.errors import BuildError, TrainingError
 from onnxqat.core.finding import Finding
 from onnxqat.core.summary import StageTime, Summary
 from onnxqat.data import Dataset, open_data
 from onnxqat.engine import build, compare
-from onnxqat.graph import Change, Graph, input_specs, insert, load, prepare
+from onnxqat.graph import Change, Graph, extract, input_specs, insert, load, prepare
 from onnxqat.placement import place
 from onnxqat.recipe import Recipe, read_recipe
+from onnxqat.report.provenance import provenance
 from onnxqat.report.summarize import Engines, Evidence, summarize
 from onnxqat.run_folder import RunFolder
 from onnxqat.training import Finetuned, StepRecord, finetune
+
+INNER_SAMPLES = 64
+"""Samples on which every inner tensor is looked at."""
+OBSERVED_TENSORS = 48
+"""Tensors whose distribution is kept; of a large network, those with the largest error."""
 
 
 def _ignore(_: object) -> None:
@@ -103,6 +110,7 @@ def run(recipe: Recipe | Path | str, out: Path | str, *, watch: Watch = Watch())
     with clock.stage("compare"):
         comparisons = _compare_all(original, {"PTQ": ptq, "QAT": qat}, data.test, recipe)
         folder.save_comparisons(comparisons)
+        _look_inside({"FP32": fp32, "PTQ": ptq, "QAT": qat}, data, recipe, folder)
     with clock.stage("build"):
         engines = _build_all({"FP32": fp32, "PTQ": ptq, "QAT": qat}, recipe, folder)
     with clock.stage("audit"):
@@ -119,6 +127,8 @@ def run(recipe: Recipe | Path | str, out: Path | str, *, watch: Watch = Watch())
     )
     summary = summarize(recipe, evidence, clock.times)
     folder.save_summary(summary)
+    folder.save_provenance(provenance(recipe, folder.models()))
+    folder.save_report()
     return summary
 
 
@@ -168,6 +178,43 @@ def _compare_all(
         name: compare(original, model, test, batch_size=recipe.batch_size)
         for name, model in candidates.items()
     }
+
+
+def _look_inside(models: dict[str, Graph], data: _Roles, recipe: Recipe, folder: RunFolder) -> None:
+    """Where in the network the error comes from: of every inner tensor, and of the quantizers."""
+    seen = data.test or data.calibration
+    inner = {
+        name: compare(
+            models["FP32"],
+            models[name],
+            seen,
+            layers=True,
+            batch_size=recipe.batch_size,
+            samples=INNER_SAMPLES,
+        )
+        for name in ("PTQ", "QAT")
+    }
+    folder.save_inner_errors(inner)
+    folder.save_distributions(_distributions(models["QAT"], inner["QAT"], seen, recipe))
+
+
+def _distributions(
+    qat: Graph, inner: Comparison, data: Dataset, recipe: Recipe
+) -> tuple[Distribution, ...]:
+    """What the quantizers of the inputs and of the tensors with the largest error meet."""
+    plan, calibration = extract(qat)
+    worst = sorted(inner.layers, key=lambda error: (error.sqnr_db, error.tensor))
+    quantized = {edge.tensor for edge in plan.by_edge}
+    names = [tensor.name for tensor in qat.inputs] + [error.tensor for error in worst]
+    return distributions(
+        qat,
+        plan,
+        calibration,
+        data,
+        tensors=[name for name in names if name in quantized][:OBSERVED_TENSORS],
+        samples=INNER_SAMPLES,
+        batch_size=recipe.batch_size,
+    )
 
 
 def _build_all(models: dict[str, Graph], recipe: Recipe, folder: RunFolder) -> Engines:

@@ -41,6 +41,18 @@ class BuildConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What the fine-tuned model has to reach on the test data; `onnxqat run` ends with 1 if not."""
+
+    metric_drop: float | None = None
+    """How much of the task metric (0 to 1) may be lost against the FP32 model, at most."""
+    agreement: float | None = None
+    """Share (0 to 1) of samples with the FP32 model's top-1 class, at least."""
+    sqnr_db: float | None = None
+    """Signal-to-quantization-noise ratio of the worst output in dB, at least."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """One run."""
 
@@ -53,6 +65,7 @@ class Recipe:
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     build: BuildConfig = field(default_factory=BuildConfig)
+    budget: Budget = field(default_factory=Budget)
 
 
 def read_recipe(path: Path) -> Recipe:

@@ -7,7 +7,10 @@ Every file is written whole or not at all.
     ptq.onnx   qat.onnx   history.json      after calibration; after fine-tuning; the training
     comparison.json                         PTQ and QAT against FP32 on the test data
     {fp32,ptq,qat}.engine  *.engine.json    the compiled engines, and what each is made of
+    inner_errors.json  distributions.json   the same, tensor by tensor; what the quantizers meet
     findings.json  summary.json             the audit; the table
+    provenance.json                         hashes, versions, and the settings in force
+    report.html                             all of it, to look at
 """
 
 from __future__ import annotations
@@ -15,18 +18,24 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from onnxqat.core.calibration import Calibration
-from onnxqat.core.codec import encode
+from onnxqat.core.codec import decode, encode
 from onnxqat.core.comparison import Comparison
+from onnxqat.core.distribution import Distribution
 from onnxqat.core.engine_plan import EnginePlan
+from onnxqat.core.errors import ConfigError
 from onnxqat.core.files import make_folder, replacing
 from onnxqat.core.finding import Finding
 from onnxqat.core.plan import QuantPlan
+from onnxqat.core.provenance import Provenance
 from onnxqat.core.summary import Summary
-from onnxqat.graph import Change, Graph, save
-from onnxqat.training import Finetuned
+from onnxqat.graph import Change, Graph, load, save
+from onnxqat.report.html import Report, View, render
+from onnxqat.training import Finetuned, StepRecord
+
+T = TypeVar("T")
 
 
 class RunFolder:
@@ -44,11 +53,15 @@ class RunFolder:
         """Where the model `fp32`, `ptq` or `qat` lies."""
         return self.path / f"{name.lower()}.onnx"
 
+    def models(self) -> dict[str, Path]:
+        """The models that are there, by name."""
+        return {path.stem: path for path in sorted(self.path.glob("*.onnx"))}
+
     def model_sizes(self) -> dict[str, int]:
         """Bytes on disk of each model, external data included, by name in upper case."""
         return {
             path.stem.upper(): sum(part.stat().st_size for part in self.path.glob(f"{path.name}*"))
-            for path in sorted(self.path.glob("*.onnx"))
+            for path in self.models().values()
         }
 
     def save_prepared(self, graph: Graph, changes: Sequence[Change]) -> None:
@@ -74,8 +87,15 @@ class RunFolder:
 
     def save_comparisons(self, comparisons: dict[str, Comparison]) -> None:
         """The quantized models against FP32, by name."""
-        encoded = {name.lower(): encode(comparison) for name, comparison in comparisons.items()}
-        self._save_json("comparison.json", encoded)
+        self._save_json("comparison.json", _by_name(comparisons))
+
+    def save_inner_errors(self, comparisons: dict[str, Comparison]) -> None:
+        """The quantized models against the prepared FP32 model, tensor by tensor, by name."""
+        self._save_json("inner_errors.json", _by_name(comparisons))
+
+    def save_distributions(self, distributions: Sequence[Distribution]) -> None:
+        """What the quantizers of the fine-tuned model meet."""
+        self._save_json("distributions.json", tuple(distributions))
 
     def save_engine(self, name: str, engine: bytes, plan: EnginePlan) -> None:
         """A compiled engine, and what it is made of."""
@@ -91,6 +111,62 @@ class RunFolder:
         """The table."""
         self._save_json("summary.json", summary)
 
+    def save_provenance(self, provenance: Provenance) -> None:
+        """Hashes, versions and settings."""
+        self._save_json("provenance.json", provenance)
+
+    def save_report(self) -> None:
+        """The page that shows what the folder holds."""
+        with replacing(self.path / "report.html") as path:
+            path.write_text(render(read_report(self.path)), encoding="utf-8")
+
     def _save_json(self, name: str, value: Any) -> None:
         with replacing(self.path / name) as path:
             path.write_text(json.dumps(encode(value), indent=2) + "\n", encoding="utf-8")
+
+
+def read_report(path: Path) -> Report:
+    """What a run left in its folder; what is missing there is missing in the report.
+
+    Raises:
+        ConfigError: The folder holds no run, or a file in it is damaged.
+    """
+    states = {name: path / f"{name}.onnx" for name in ("fp32", "ptq", "qat")}
+    last = next((name for name in reversed(states) if states[name].exists()), None)
+    if last is None:
+        raise ConfigError(
+            f"{path} holds no run", fix="name the folder that `onnxqat run` wrote with --out"
+        )
+    summary = _read(path / "summary.json", Summary)
+    return Report(
+        title=summary.model if summary is not None else path.resolve().name,
+        subject=View(f"after: {last.upper()}", load(states[last])),
+        before=View("before: FP32", load(states["fp32"])) if last != "fp32" else None,
+        summary=summary,
+        plan=_read(path / "plan.json", QuantPlan),
+        engine=_read(path / f"{last}.engine.json", EnginePlan),
+        inner_errors=_read_by_name(path / "inner_errors.json"),
+        distributions=_read(path / "distributions.json", tuple[Distribution, ...]),
+        history=_read(path / "history.json", tuple[StepRecord, ...]) or (),
+        findings=_read(path / "findings.json", tuple[Finding, ...]),
+        provenance=_read(path / "provenance.json", Provenance),
+    )
+
+
+def _read(path: Path, kind: type[T]) -> T | None:
+    """A value that `RunFolder` wrote; None where it did not."""
+    if not path.exists():
+        return None
+    try:
+        return decode(kind, json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, ConfigError) as error:
+        raise ConfigError(f"{path} is damaged: {error}", fix="run again, or remove it") from error
+
+
+def _read_by_name(path: Path) -> dict[str, Comparison]:
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return {name: decode(Comparison, comparison) for name, comparison in found.items()}
+
+
+def _by_name(comparisons: dict[str, Comparison]) -> dict[str, Any]:
+    return {name.lower(): encode(comparison) for name, comparison in comparisons.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pytest
 import onnxqat
 from onnxqat.core.codec import decode
 from onnxqat.core.summary import Summary
+from onnxqat.report.html import render
+from onnxqat.run_folder import read_report
 from tests.support.nets import write_net
 
 RECIPE = """
@@ -43,10 +46,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Summary]:
 def test_every_artefact_is_in_the_folder_and_nothing_else(finished):
     folder, _ = finished
     models = ("fp32", "ptq", "qat")
-    reports = ("changes", "plan", "calibration", "history", "comparison", "findings", "summary")
+    reports = (
+        "changes", "plan", "calibration", "history", "comparison", "inner_errors",
+        "distributions", "findings", "summary", "provenance",
+    )  # fmt: skip
     assert {path.name for path in (folder / "out").iterdir()} == {
         *(f"{model}.{kind}" for model in models for kind in ("onnx", "engine", "engine.json")),
         *(f"{report}.json" for report in reports),
+        "report.html",
     }
 
 
@@ -63,6 +70,37 @@ def test_the_table_counts_what_was_compiled_and_reports_on_test_data(finished):
     assert summary.samples == 32
     assert fp32.metric == 1.0, "the labels are the FP32 model's own answers"
     assert qat.activation_bytes == ptq.activation_bytes
+
+
+def test_the_page_is_made_of_the_folder_alone_and_is_the_same_each_time(finished):
+    folder, _ = finished
+    page = (folder / "out" / "report.html").read_text(encoding="utf-8")
+    assert render(read_report(folder / "out")) == page
+
+
+def test_the_report_holds_what_was_measured(finished):
+    folder, summary = finished
+    report = read_report(folder / "out")
+    assert report.summary == summary
+    assert list(report.inner_errors) == ["ptq", "qat"]
+    shared = {"stem_out", "sum", "logits"}
+    inner = report.inner_errors["qat"]
+    assert shared <= {error.tensor for error in (*inner.layers, *inner.outputs)}
+    assert {entry.tensor for entry in report.distributions} >= {"image", "stem_out"}
+    assert report.engine is not None
+
+
+def test_the_provenance_tells_hashes_versions_and_defaults(finished):
+    folder, _ = finished
+    provenance = read_report(folder / "out").provenance
+    hashes = {file.role: file.sha256 for file in provenance.files}
+    for role, path in {"model": "net.onnx", "test data": "data.npz", "qat": "out/qat.onnx"}.items():
+        assert hashes[role] == hashlib.sha256((folder / path).read_bytes()).hexdigest()
+    settings = {setting.key: setting.value for setting in provenance.settings}
+    assert settings["finetune.steps"] == "30"
+    assert settings["calibration.method"] == "auto"
+    assert settings["data.test.source"] == "data.npz", "no folder of the user's machine"
+    assert {"onnxqat", "python", "torch"} <= {entry.name for entry in provenance.versions}
 
 
 def test_the_users_file_is_not_changed(finished):

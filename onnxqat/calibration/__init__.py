@@ -3,6 +3,7 @@
 from onnxqat.calibration.calibrate import calibrate
 from onnxqat.calibration.collect import collect
 from onnxqat.calibration.config import CalibrationConfig
+from onnxqat.calibration.distribution import distributions
 from onnxqat.calibration.statistics import Statistics
 
-__all__ = ["CalibrationConfig", "Statistics", "calibrate", "collect"]
+__all__ = ["CalibrationConfig", "Statistics", "calibrate", "collect", "distributions"]

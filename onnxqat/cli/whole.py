@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from onnxqat.cli import show
 from onnxqat.cli.flags import Folder, Json, PrintEvery
 from onnxqat.core.files import make_folder
+
+MISSED = 1
+"""Exit code when the model does not reach the recipe's budget."""
+
+HtmlFile = Annotated[
+    Path | None,
+    Parameter(name=["--output", "-o"], help="The file to write; report.html in the run's folder."),
+]
 
 
 def run(
@@ -36,8 +47,8 @@ def run(
         )
         summary = run_pipeline(recipe, make_folder(out), watch=watch)
     show.result(summary, as_json=json, table=summary_table(summary))
-    show.log(f"all artefacts: {out}")
-    return 0
+    show.log(f"all artefacts: {out}, to look at: {out / 'report.html'}")
+    return 0 if summary.is_within_budget else MISSED
 
 
 def demo(
@@ -54,4 +65,23 @@ def _shipped(name: str) -> Path:
     return installed if installed.exists() else package.parent / "models" / name / "recipe.toml"
 
 
-COMMANDS = (demo, run)
+def report(run: Path, /, *, output: HtmlFile = None) -> int:
+    """Render the page of a run again: one HTML file that loads nothing, to look at and to hand on.
+
+    Args:
+        run: The folder that `onnxqat run` wrote.
+    """
+    from onnxqat.core.files import check_writable, replacing
+    from onnxqat.report.html import render
+    from onnxqat.run_folder import read_report
+
+    target = run / "report.html" if output is None else output
+    page = render(read_report(run))
+    check_writable(target)
+    with replacing(target) as path:
+        path.write_text(page, encoding="utf-8")
+    show.log(f"report: {target}")
+    return 0
+
+
+COMMANDS = (demo, run, report)

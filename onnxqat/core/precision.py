@@ -100,6 +100,11 @@ def layer_precision(layer: EngineLayer) -> Precision:
     return _FLOAT[_largest(floats).dtype] if floats else Precision.OTHER
 
 
+def dtype_precision(dtype: str) -> Precision:
+    """The precision that the compiler's word for a datatype stands for."""
+    return (_QUANTIZED | _FLOAT).get(dtype, Precision.OTHER)
+
+
 def _operands(layer: EngineLayer) -> int:
     """Query, key and value in fused attention, else two matrices."""
     return 3 if _FUSED_ATTENTION in layer.tactic else 2

@@ -35,6 +35,19 @@ class StageTime:
 
 
 @dataclass(frozen=True)
+class BudgetCheck:
+    """One thing that the user asked of the fine-tuned model, and what came out."""
+
+    name: str
+    """`metric_drop`, `agreement` or `sqnr_db`."""
+    limit: float
+    found: float | None
+    """None where it was not measured."""
+    is_met: bool
+    """False also where it was not measured."""
+
+
+@dataclass(frozen=True)
 class Summary:
     """The evidence of one run in short; the long form lies in the files beside it."""
 
@@ -49,3 +62,10 @@ class Summary:
     times: tuple[StageTime, ...]
     notes: tuple[str, ...]
     """Sentences that the reader of the table has to know."""
+    budget: tuple[BudgetCheck, ...] = ()
+    """What the recipe asks for; nothing where it has no budget."""
+
+    @property
+    def is_within_budget(self) -> bool:
+        """Whether everything that was asked for is met."""
+        return all(check.is_met for check in self.budget)

@@ -25,6 +25,7 @@ def compare(
     *,
     layers: bool = False,
     batch_size: int = 64,
+    samples: int | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> Comparison:
     """How far the candidate is from the reference on the same data.
@@ -39,6 +40,7 @@ def compare(
         data: Batches of inputs, labels optional.
         layers: Also compare the inner float tensors whose names both models have.
         batch_size: Samples a batch; fewer where the inner tensors would not fit in memory.
+        samples: How many samples, from the first; None for all.
         on_batch: Is told the number of samples compared so far.
 
     Raises:
@@ -49,7 +51,7 @@ def compare(
         if inner:
             batch_size = min(batch_size, _affordable_batch(runners, data))
         tally = Tally(frozenset(inner))
-        for batch in data.batches(batch_size):
+        for batch in data.batches(batch_size, samples=samples):
             wanted, got = (runner(batch.inputs) for runner in runners)
             tally.add(wanted, got, samples=len(batch), labels=batch.labels)
             if on_batch is not None:

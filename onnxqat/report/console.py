@@ -15,9 +15,8 @@ from onnxqat.core.finding import Finding, Severity
 from onnxqat.core.plan import QuantPlan
 from onnxqat.core.precision import NodePrecision, Precision, count_in
 from onnxqat.core.summary import ModelRow, Summary
+from onnxqat.report.numbers import decibel, megabytes, percent, share
 
-MEGA = 1e6
-NOTHING = "–"
 _COLOURS = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
 
 
@@ -35,29 +34,17 @@ def summary_table(summary: Summary) -> RenderableType:
     return Group(table, Text(f"times: {times}", style="dim"), *notes)
 
 
-def _percent(value: float | None) -> str:
-    return NOTHING if value is None else f"{100 * value:.1f} %"
-
-
-def _megabytes(value: int | None) -> str:
-    return NOTHING if value is None else f"{value / MEGA:.3f} MB"
-
-
-def _decibel(value: float | None) -> str:
-    return NOTHING if value is None else f"{value:.1f} dB"
-
-
 def _int8_share(row: ModelRow) -> str:
-    return NOTHING if row.int8_nodes is None else f"{row.int8_nodes} / {row.heavy_nodes}"
+    return share(row.int8_nodes, row.heavy_nodes)
 
 
 _SUMMARY_LINES = (
-    ("{metric}", lambda row: _percent(row.metric)),
-    ("agreement with FP32", lambda row: _percent(row.agreement)),
-    ("SQNR against FP32", lambda row: _decibel(row.sqnr_db)),
+    ("{metric}", lambda row: percent(row.metric)),
+    ("agreement with FP32", lambda row: percent(row.agreement)),
+    ("SQNR against FP32", lambda row: decibel(row.sqnr_db)),
     ("Conv/Gemm/MatMul in INT8", _int8_share),
-    ("activations, compiled", lambda row: _megabytes(row.activation_bytes)),
-    ("file", lambda row: _megabytes(row.file_bytes)),
+    ("activations, compiled", lambda row: megabytes(row.activation_bytes)),
+    ("file", lambda row: megabytes(row.file_bytes)),
 )
 
 
@@ -80,12 +67,12 @@ def comparison_table(comparison: Comparison) -> RenderableType:
     """Outputs first, then inner tensors, worst first; agreement and metric below."""
     table = _table("tensor", "SQNR", "largest difference")
     for error in (*comparison.outputs, *_worst_first(comparison.layers)):
-        table.add_row(error.tensor, _decibel(error.sqnr_db), f"{error.max_abs:.3g}")
+        table.add_row(error.tensor, decibel(error.sqnr_db), f"{error.max_abs:.3g}")
     lines = [Text(f"samples: {comparison.samples}")]
     if comparison.agreement is not None:
-        lines.append(Text(f"top-1 agreement: {_percent(comparison.agreement)}"))
+        lines.append(Text(f"top-1 agreement: {percent(comparison.agreement)}"))
     if comparison.metric is not None:
-        pair = f"{_percent(comparison.reference_metric)} -> {_percent(comparison.candidate_metric)}"
+        pair = f"{percent(comparison.reference_metric)} -> {percent(comparison.candidate_metric)}"
         lines.append(Text(f"{comparison.metric}: {pair}"))
     return Group(table, *lines)
 
@@ -111,7 +98,7 @@ def engine_table(plan: EnginePlan, precisions: Sequence[NodePrecision] = ()) -> 
             str(layer.activation_bytes),
             ", ".join(layer.onnx_nodes),
         )
-    total = f"{len(plan.kernels)} kernels, {_megabytes(plan.activation_bytes)} of activations"
+    total = f"{len(plan.kernels)} kernels, {megabytes(plan.activation_bytes)} of activations"
     lines = [Text(f"{plan.backend} {plan.target}: {total}")]
     if precisions:
         count = f"{count_in(Precision.INT8, precisions)} / {len(precisions)}"

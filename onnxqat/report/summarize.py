@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from onnxqat.core.comparison import Comparison
 from onnxqat.core.engine_plan import EnginePlan
 from onnxqat.core.finding import Finding
 from onnxqat.core.precision import HEAVY_OPS, Precision, count_in, node_precisions
-from onnxqat.core.summary import ModelRow, StageTime, Summary
+from onnxqat.core.summary import BudgetCheck, ModelRow, StageTime, Summary
 from onnxqat.graph import Graph
-from onnxqat.recipe import Recipe
+from onnxqat.recipe import Budget, Recipe
 from onnxqat.training import Finetuned
 
 MODELS = ("FP32", "PTQ", "QAT")
@@ -51,7 +51,26 @@ def summarize(recipe: Recipe, evidence: Evidence, times: tuple[StageTime, ...]) 
         rows=tuple(_row(name, evidence) for name in MODELS),
         times=times,
         notes=_notes(evidence),
+        budget=tuple(_checks(recipe.budget, comparison)),
     )
+
+
+def _checks(budget: Budget, found: Comparison | None) -> Iterator[BudgetCheck]:
+    """What was asked for against what was measured; what was not measured is not met."""
+    lost = _metric_lost(found) if found is not None else None
+    if budget.metric_drop is not None:
+        met = lost is not None and lost <= budget.metric_drop
+        yield BudgetCheck("metric_drop", budget.metric_drop, lost, met)
+    for name in ("agreement", "sqnr_db"):
+        least, value = getattr(budget, name), getattr(found, name, None)
+        if least is not None:
+            yield BudgetCheck(name, least, value, value is not None and value >= least)
+
+
+def _metric_lost(found: Comparison) -> float | None:
+    if found.reference_metric is None or found.candidate_metric is None:
+        return None
+    return found.reference_metric - found.candidate_metric
 
 
 def _row(name: str, evidence: Evidence) -> ModelRow:

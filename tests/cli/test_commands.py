@@ -149,3 +149,46 @@ def test_every_rule_has_a_page_and_the_list_names_them_all(capsys):
     for name in names:
         assert main(["rule", name]) == 0
         assert len(capsys.readouterr().out) > 20
+
+
+RUN = """
+model = "net.onnx"
+[data.calibration]
+source = "data.npz"
+[data.test]
+source = "data.npz"
+[finetune]
+steps = 1
+[build]
+backend = "none"
+[budget]
+sqnr_db = {sqnr_db}
+"""
+
+
+@pytest.mark.parametrize(("sqnr_db", "code"), [(1.0, 0), (200.0, 1)])
+def test_run_ends_with_1_where_the_budget_is_missed(files, tmp_path, sqnr_db, code):
+    recipe = files["folder"] / f"budget{code}.toml"
+    recipe.write_text(RUN.format(sqnr_db=sqnr_db))
+    assert main(["run", str(recipe), "--out", str(tmp_path / "out")]) == code
+
+
+def test_report_renders_the_page_of_a_run_again(files, tmp_path):
+    recipe = files["folder"] / "again.toml"
+    recipe.write_text(RUN.format(sqnr_db=1.0))
+    assert main(["run", str(recipe), "--out", str(tmp_path / "out")]) == 0
+    page = (tmp_path / "out" / "report.html").read_bytes()
+    assert main(["report", str(tmp_path / "out"), "-o", str(tmp_path / "page.html")]) == 0
+    assert (tmp_path / "page.html").read_bytes() == page
+
+
+def test_report_refuses_a_folder_that_holds_no_run(capsys, tmp_path):
+    assert main(["report", str(tmp_path)]) == 2
+    assert "holds no run" in capsys.readouterr().err
+
+
+def test_report_names_a_damaged_file_of_a_run(capsys, files, tmp_path):
+    (tmp_path / "fp32.onnx").write_bytes(files["model"].read_bytes())
+    (tmp_path / "summary.json").write_text('{"model": ')
+    assert main(["report", str(tmp_path)]) == 2
+    assert "summary.json is damaged" in capsys.readouterr().err

@@ -312,3 +312,8 @@ def test_ten_times_the_samples_take_no_more_memory() -> None:
     _, many = measured(1920)
 
     assert many < 1.1 * few
+
+
+def test_only_as_many_samples_are_compared_as_were_asked_for():
+    data = rows((1.0, 2.0), (3.0, 4.0), (5.0, 6.0))
+    assert compare(IDENTITY, IDENTITY, data, batch_size=2, samples=2).samples == 2

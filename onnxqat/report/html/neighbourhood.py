@@ -1,0 +1,176 @@
+"""The few nodes around a place in a graph, as boxes and links to be drawn."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxqat.graph.query import constant_value, producer
+from onnxqat.report.html.layers import QDQ_OPS
+
+MOST_NODES = 12
+"""What a person takes in at a glance, and what fits beside another picture."""
+
+QUANTIZER, OPERATOR, WEIGHT, TERMINAL = "quantizer", "operator", "weight", "terminal"
+
+
+@dataclass(frozen=True)
+class Box:
+    """One thing in a picture."""
+
+    key: str
+    """Unique in its picture."""
+    kind: str
+    """`operator`, `quantizer`, `weight`, or `terminal` for inputs and outputs of the graph."""
+    title: str
+    detail: str
+    is_focus: bool = False
+
+
+@dataclass(frozen=True)
+class Link:
+    """A tensor on its way from one box to another."""
+
+    source: str
+    target: str
+    tensor: str
+
+
+@dataclass(frozen=True)
+class Neighbourhood:
+    """A small part of a graph."""
+
+    boxes: tuple[Box, ...]
+    links: tuple[Link, ...]
+    hidden: int
+    """Links that lead out of the picture."""
+    nodes: frozenset[str]
+    """Names of the nodes in it."""
+
+
+class Map:
+    """Finds places in one graph; built once, asked for each finding."""
+
+    def __init__(self, graph: gs.Graph) -> None:
+        self._graph = graph
+
+    def around(self, *, node: str | None, tensor: str | None) -> Neighbourhood | None:
+        """The neighbourhood of a node, else of a tensor; None where the graph has neither."""
+        seeds = self._seeds(node, tensor)
+        return self._picture(self._nearest(seeds), focus=seeds) if seeds else None
+
+    def same_place(self, names: Collection[str]) -> Neighbourhood | None:
+        """The nodes of these names and what lies between and beside them; None if none is here."""
+        seeds = [self._by_name[name] for name in sorted(names) if name in self._by_name]
+        work = [node for node in seeds if node.op not in QDQ_OPS] or seeds
+        return self._picture(self._nearest(work), focus=[]) if work else None
+
+    @cached_property
+    def _by_name(self) -> dict[str, gs.Node]:
+        return {node.name: node for node in self._graph.nodes if node.name}
+
+    @cached_property
+    def _order(self) -> dict[int, int]:
+        return {id(node): place for place, node in enumerate(self._graph.nodes)}
+
+    @cached_property
+    def _by_tensor(self) -> dict[str, list[gs.Node]]:
+        """Tensor -> its producer, or its consumers where nothing computes it."""
+        found: dict[str, list[gs.Node]] = {}
+        for node in self._graph.nodes:
+            for tensor in node.inputs:
+                if producer(tensor) is None:
+                    found.setdefault(tensor.name, []).append(node)
+        made = {t.name: [node] for node in self._graph.nodes for t in node.outputs}
+        return found | made
+
+    def _seeds(self, node: str | None, tensor: str | None) -> list[gs.Node]:
+        if node is not None and node in self._by_name:
+            return [self._by_name[node]]
+        return self._by_tensor.get(tensor, [])[:3] if tensor else []
+
+    def _nearest(self, seeds: Iterable[gs.Node]) -> list[gs.Node]:
+        """The seeds and the nodes nearest to them, in the order of the file."""
+        found = {id(node): node for node in seeds}
+        queue = deque(found.values())
+        while queue and len(found) < MOST_NODES:
+            for neighbour in _neighbours(queue.popleft()):
+                is_inside = id(neighbour) in self._order  # not in a subgraph
+                if is_inside and id(neighbour) not in found and len(found) < MOST_NODES:
+                    found[id(neighbour)] = neighbour
+                    queue.append(neighbour)
+        return sorted(found.values(), key=lambda node: self._order[id(node)])
+
+    def _picture(self, nodes: list[gs.Node], *, focus: list[gs.Node]) -> Neighbourhood:
+        keys = {id(node): f"n{self._order[id(node)]}" for node in nodes}
+        boxes = [_node_box(n, key=keys[id(n)], is_focus=any(n is f for f in focus)) for n in nodes]
+        links: list[Link] = []
+        hidden = 0
+        for node in nodes:
+            for tensor in node.inputs:
+                source = producer(tensor)
+                if source is not None:
+                    inside = id(source) in keys
+                    hidden += not inside
+                    if inside:
+                        links.append(Link(keys[id(source)], keys[id(node)], tensor.name))
+                elif (box := self._source_box(node, tensor)) is not None:
+                    links.append(Link(box.key, keys[id(node)], tensor.name))
+                    boxes.append(box)
+            for tensor in node.outputs:
+                hidden += sum(id(reader) not in keys for reader in tensor.outputs)
+                if any(tensor is output for output in self._graph.outputs):
+                    box = Box(f"o{tensor.name}", TERMINAL, "output", tensor.name)
+                    boxes.append(box)
+                    links.append(Link(keys[id(node)], box.key, tensor.name))
+        unique = {box.key: box for box in boxes}
+        names = frozenset(node.name for node in nodes if node.name)
+        return Neighbourhood(tuple(unique.values()), tuple(links), hidden, names)
+
+    def _source_box(self, node: gs.Node, tensor: gs.Tensor) -> Box | None:
+        """An input of the graph, or weights; None for the rest, scales and biases."""
+        if tensor.is_empty():
+            return None
+        if any(tensor is given for given in self._graph.inputs):
+            return Box(f"i{tensor.name}", TERMINAL, "input", tensor.name)
+        is_weight = tensor.shape is not None and len(tensor.shape) > 1
+        if not is_weight or (node.op in QDQ_OPS and tensor is not node.inputs[0]):
+            return None
+        return Box(f"w{tensor.name}", WEIGHT, f"weights {_shape(tensor)}", tensor.name)
+
+
+def _neighbours(node: gs.Node) -> Iterator[gs.Node]:
+    """Producers of what a node reads, then consumers of what it makes."""
+    for tensor in node.inputs:
+        source = producer(tensor)
+        if source is not None:
+            yield source
+    for tensor in node.outputs:
+        yield from tensor.outputs
+
+
+def _node_box(node: gs.Node, *, key: str, is_focus: bool) -> Box:
+    if node.op in QDQ_OPS:
+        title = "Q" if node.op == "QuantizeLinear" else "DQ"
+        return Box(key, QUANTIZER, f"{title}  {_scale(node)}", node.name, is_focus)
+    return Box(key, OPERATOR, node.op, node.name, is_focus)
+
+
+def _scale(node: gs.Node) -> str:
+    """The scale of a quantizer in short."""
+    values = constant_value(node.inputs[1]) if len(node.inputs) > 1 else None
+    if values is None:
+        return "scale computed"
+    if prod(values.shape) == 1:
+        return f"scale {float(np.ravel(values)[0]):.3g}"
+    return f"{prod(values.shape)} scales"
+
+
+def _shape(tensor: gs.Tensor) -> str:
+    return "×".join(str(size) for size in tensor.shape or ())

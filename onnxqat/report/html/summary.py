@@ -1,0 +1,78 @@
+"""The head of a page: the figures that matter, and whether they are within budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from onnxqat.core.summary import BudgetCheck, ModelRow, Summary
+from onnxqat.report.numbers import NOTHING, decibel, megabytes, percent, share
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One figure of the model that the run was for."""
+
+    label: str
+    value: str
+    others: tuple[tuple[str, str], ...]
+    """What to hold it against: the other models' names and figures."""
+
+
+@dataclass(frozen=True)
+class BudgetLine:
+    """One thing that was asked for, in words."""
+
+    is_met: bool
+    text: str
+
+
+def tiles(summary: Summary) -> tuple[Tile, ...]:
+    """The figures of the last model against the others; those that were not measured left out."""
+    *others, row = summary.rows
+    found = (
+        _tile(summary.metric or "metric", row, others, lambda model: percent(model.metric)),
+        _tile("agreement with FP32", row, others, lambda model: percent(model.agreement)),
+        _tile("SQNR, worst output", row, others, lambda model: decibel(model.sqnr_db)),
+        _tile("matrix products in INT8", row, others, _int8_share),
+        _tile("activations moved", row, others, lambda model: megabytes(model.activation_bytes)),
+    )
+    return tuple(tile for tile in found if tile.value != NOTHING)
+
+
+def _tile(
+    label: str, row: ModelRow, others: Sequence[ModelRow], text: Callable[[ModelRow], str]
+) -> Tile:
+    known = ((other.name, text(other)) for other in others)
+    return Tile(label, text(row), tuple(pair for pair in known if pair[1] != NOTHING))
+
+
+def _int8_share(row: ModelRow) -> str:
+    return share(row.int8_nodes, row.heavy_nodes)
+
+
+def budget_lines(summary: Summary) -> tuple[BudgetLine, ...]:
+    """Each thing that the recipe's budget asks for, and what came out."""
+    return tuple(
+        BudgetLine(check.is_met, _SENTENCES[check.name](check, summary.metric or "metric"))
+        for check in summary.budget
+    )
+
+
+def _drop(check: BudgetCheck, metric: str) -> str:
+    limit = f"{metric} may drop by {100 * check.limit:.2g} points"
+    if check.found is None:
+        return f"{limit}; it was not measured"
+    word = "dropped" if check.found > 0 else "rose"
+    return f"{limit}; it {word} by {abs(100 * check.found):.2f}"
+
+
+def _agreement(check: BudgetCheck, _: str) -> str:
+    return f"agreement with FP32 at least {percent(check.limit)}; it is {percent(check.found)}"
+
+
+def _sqnr(check: BudgetCheck, _: str) -> str:
+    return f"SQNR at least {decibel(check.limit)}; it is {decibel(check.found)}"
+
+
+_SENTENCES = {"metric_drop": _drop, "agreement": _agreement, "sqnr_db": _sqnr}

@@ -1,0 +1,26 @@
+"""Numbers as people read them. What was not measured is a dash."""
+
+from __future__ import annotations
+
+MEGA = 1e6
+NOTHING = "–"
+
+
+def percent(value: float | None) -> str:
+    """A share (0 to 1) as `91.5 %`."""
+    return NOTHING if value is None else f"{100 * value:.1f} %"
+
+
+def megabytes(value: int | None) -> str:
+    """Bytes as `1.991 MB`."""
+    return NOTHING if value is None else f"{value / MEGA:.3f} MB"
+
+
+def decibel(value: float | None) -> str:
+    """A ratio in dB as `29.8 dB`."""
+    return NOTHING if value is None else f"{value:.1f} dB"
+
+
+def share(part: int | None, whole: int | None) -> str:
+    """A count of a whole as `20 / 20`."""
+    return NOTHING if part is None else f"{part} / {whole}"

@@ -1,0 +1,117 @@
+"""The page as text: complete, escaped, self-contained, the same each time."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+
+from onnxqat.report.html import Report, figures, render
+from tests.support.reports import HOSTILE, bare_report, full_report, hostile_report
+
+VOID = {"meta", "link", "input", "br", "img"}
+
+
+@pytest.fixture(scope="module")
+def full() -> str:
+    return render(full_report())
+
+
+def sections(page: str) -> list[str]:
+    return re.findall(r'<section id="(\w+)"', page)
+
+
+def test_the_same_report_gives_the_same_bytes(full):
+    assert render(full_report()) == full
+
+
+def test_every_section_is_there_and_reached_from_the_top(full):
+    assert sections(full) == [
+        "summary", "map", "layers", "quantizers", "training", "findings", "provenance",
+    ]  # fmt: skip
+    assert re.findall(r'<a href="#(\w+)">', full) == sections(full)
+
+
+def test_what_was_not_measured_is_left_out_or_said():
+    page = render(bare_report())
+    assert sections(page) == ["map", "layers", "findings"]
+    assert "was not audited" in page
+    assert "Nothing was compiled" in page
+
+
+def test_a_clean_audit_says_so():
+    assert "nothing to object" in render(replace(full_report(), findings=()))
+
+
+def test_the_budget_is_judged_line_by_line(full):
+    verdict = full[full.index('class="verdict bad"') :]
+    assert "✗ Budget missed" in verdict
+    assert "top1 may drop by 1 points; it rose by 0.20" in verdict
+    assert "SQNR at least 35.0 dB; it is 29.8 dB" in verdict
+
+
+@pytest.mark.parametrize("needle", [HOSTILE, "<script>window", "<img", "onerror=window.pwned=2>"])
+def test_nothing_that_a_file_says_becomes_markup(needle):
+    assert needle not in render(hostile_report())
+
+
+def test_the_page_refers_to_nothing_outside_itself(full):
+    attributes = re.findall(r'(?:src|href|action|data)="(?!#|data:,)[^"]*"', full)
+    styles = re.findall(r"@import|url\((?!#)", full)
+    assert (attributes, styles) == ([], [])
+    assert "default-src 'none'" in full
+
+
+class Structure(HTMLParser):
+    """Collects ids and references, and checks that elements are closed in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.references: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_startendtag(tag, attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value or "")
+            for reference in re.findall(r"url\(#([^)]+)\)|^#(.+)$", value or ""):
+                self.references.append("".join(reference))
+            if name in ("aria-labelledby", "aria-activedescendant"):
+                self.references.append(value or "")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.mark.parametrize("report", [full_report, bare_report, hostile_report])
+def test_elements_nest_ids_are_unique_and_references_lead_somewhere(report):
+    structure = Structure()
+    structure.feed(render(report()))
+    structure.close()
+    assert structure.open == []
+    assert len(structure.ids) == len(set(structure.ids))
+    assert set(structure.references) <= set(structure.ids)
+
+
+def without_matplotlib(monkeypatch: pytest.MonkeyPatch, report: Report) -> str:
+    monkeypatch.setattr(figures, "find_spec", lambda name: None)
+    return render(report)
+
+
+def test_without_matplotlib_figures_are_left_out_and_the_reason_is_given(monkeypatch):
+    page = without_matplotlib(monkeypatch, full_report())
+    assert "pip install &#39;onnxqat[report]&#39;" in page
+    assert "clip point" in page
+    assert "viewBox" not in page[page.index('id="quantizers"') : page.index('id="findings"')]
+
+
+def test_a_page_is_small(full):
+    assert len(full.encode()) < 150_000

@@ -1,0 +1,198 @@
+"""A report with something in every section, without training or compiling anything."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import onnx
+
+from onnxqat.core.calibration import Calibration, TensorRange
+from onnxqat.core.comparison import Comparison, LayerError
+from onnxqat.core.distribution import Distribution
+from onnxqat.core.engine_plan import EngineLayer, EnginePlan, TensorView
+from onnxqat.core.finding import Finding, Severity
+from onnxqat.core.plan import QuantPlan
+from onnxqat.core.provenance import FileRecord, Provenance, Setting, Version
+from onnxqat.core.summary import BudgetCheck, ModelRow, StageTime, Summary
+from onnxqat.graph import Graph, insert, prepare
+from onnxqat.placement import place
+from onnxqat.report.html import Report, View
+from onnxqat.training import StepRecord
+from onnxqat.training.record import Validation
+from tests.support.nets import residual_net
+
+CHANNELS_OF = {"stem_w": 8, "inner_w": 8, "head_w": 4}
+
+
+def quantized(model: onnx.ModelProto | None = None) -> tuple[Graph, Graph, QuantPlan]:
+    """The prepared network, the same with Q/DQ, and the plan; every range is [-1, 1]."""
+    fp32 = prepare(model or residual_net())
+    plan = place(fp32)
+    ranges = tuple(
+        TensorRange(tensor, (1.0,) * CHANNELS_OF.get(tensor, 1), "max", 1)
+        for tensor in sorted({edge.tensor for edge in plan.by_edge})
+    )
+    return fp32, insert(fp32, plan, Calibration(ranges)), plan
+
+
+def view(name: str, dtype: str, nbytes: int) -> TensorView:
+    return TensorView(name, (1, 8, 8, 8), dtype, nbytes)
+
+
+def engine(graph: Graph, *, heavy_dtype: str = "Int8") -> EnginePlan:
+    """A kernel for each node that is no Q or DQ, as if nothing were fused."""
+    layers = []
+    for node in graph.nodes:
+        if node.op in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        is_heavy = node.op in ("Conv", "Gemm")
+        dtype = heavy_dtype if is_heavy else "Int8"
+        layers.append(
+            EngineLayer(
+                name=f"{node.name}_myl0",
+                kind="correlation" if is_heavy else "kgen",
+                inputs=(view("in", dtype, 512),),
+                constants=(view("w", dtype, 64),) if is_heavy else (),
+                outputs=(view("out", "Float" if is_heavy else "Int8", 2048),),
+                onnx_nodes=(node.name,),
+            )
+        )
+    return EnginePlan("rtx", "SM89", tuple(layers))
+
+
+def comparison(graph: Graph, *, best: float) -> Comparison:
+    """Each node a decibel worse than the one before."""
+    names = [t.name for node in graph.nodes for t in node.outputs]
+    errors = tuple(LayerError(name, best - i, 0.01 * i) for i, name in enumerate(names))
+    return Comparison(64, errors[-1:], 0.99, "top1", 0.915, 0.916, errors[:-1])
+
+
+def history() -> tuple[StepRecord, ...]:
+    """Six steps, the fourth the best."""
+    records = [StepRecord(0, 6, None, 0.0, 0.0, Validation(8, 0.02, 20.0, 0.9, None), True)]
+    for step in range(1, 7):
+        found = Validation(8, 0.02 / step, 20.0 + step, 0.9, None) if step % 2 == 0 else None
+        records.append(StepRecord(step, 6, 0.03 / step, 1e-3, 0.1, found, step == 4))
+    return tuple(records)
+
+
+def distribution(tensor: str, *, sqnr_db: float = 30.0) -> Distribution:
+    return Distribution(
+        tensor, -2.0, 4.0, 3.0, 127, 0.01, sqnr_db, tuple(2 ** (12 - i) for i in range(12))
+    )
+
+
+def summary() -> Summary:
+    def row(name: str, metric: float, *, int8: int) -> ModelRow:
+        return ModelRow(name, metric, 0.99, 29.8, int8, 3, 1_991_000, 1_166_000)
+
+    return Summary(
+        model="net.onnx",
+        format="int8",
+        metric="top1",
+        samples=1000,
+        target="rtx SM89",
+        rows=(row("FP32", 0.915, int8=0), row("PTQ", 0.909, int8=3), row("QAT", 0.917, int8=3)),
+        times=(StageTime("prepare", 0.4), StageTime("finetune", 45.9)),
+        notes=("compiled without a GPU",),
+        budget=(
+            BudgetCheck("metric_drop", 0.01, -0.002, True),
+            BudgetCheck("sqnr_db", 35.0, 29.8, False),
+        ),
+    )
+
+
+def findings(graph: Graph) -> tuple[Finding, ...]:
+    """One on a node, one on a tensor, one on the model."""
+    conv = next(node for node in graph.nodes if node.op == "Conv")
+    add = next(node for node in graph.nodes if node.op == "Add")
+    return (
+        Finding("QDQ101", Severity.ERROR, "an error on a node", node=conv.name, fix="mend it"),
+        Finding("QDQ102", Severity.WARNING, "a tensor", tensor=add.outputs[0].name),
+        Finding("DEP001", Severity.NOTE, "the whole model"),
+    )
+
+
+def full_report(model: onnx.ModelProto | None = None) -> Report:
+    """Every section has something to show."""
+    fp32, qdq, plan = quantized(model)
+    activations = [node.outputs[0].name for node in fp32.nodes if node.op == "Relu"]
+    return Report(
+        title="net.onnx",
+        subject=View("after: QAT", qdq),
+        before=View("before: FP32", fp32),
+        summary=summary(),
+        plan=plan,
+        engine=engine(qdq),
+        inner_errors={"ptq": comparison(fp32, best=40.0), "qat": comparison(fp32, best=45.0)},
+        distributions=tuple(distribution(name) for name in activations),
+        history=history(),
+        findings=findings(qdq),
+        provenance=Provenance(
+            files=(FileRecord("model", "net.onnx", 1234, "ab" * 32),),
+            versions=(Version("onnxqat", "0.1.0"), Version("onnx", "1.23.2")),
+            settings=(Setting("finetune.steps", "200"),),
+        ),
+    )
+
+
+def bare_report() -> Report:
+    """An FP32 model of which nothing else is known."""
+    fp32, _, _ = quantized()
+    return Report(title="net.onnx", subject=View("as it is", fp32))
+
+
+HOSTILE = "<script>window.pwned=1</script>\"'><img src=x onerror=window.pwned=2>{{ 7*7 }}$x_2$"
+"""Breaks out of text, of attributes in either quotes, of templates, of mathematics in a figure."""
+
+
+def hostile_model() -> onnx.ModelProto:
+    """The network with every name of a node or tensor a hostile one; inputs and outputs too."""
+    model = residual_net()
+    given = {name for node in model.graph.node for name in (*node.input, *node.output)}
+    given |= {value.name for value in (*model.graph.input, *model.graph.output)}
+    new = {name: f"{name}{HOSTILE}" for name in given}
+    for node in model.graph.node:
+        node.name += HOSTILE
+        for names in (node.input, node.output):
+            renamed = [new[name] for name in names]
+            del names[:]
+            names.extend(renamed)
+    for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
+        value.name = new[value.name]
+    return model
+
+
+def hostile_report() -> Report:
+    """Every text in it that may come from outside is hostile."""
+    fp32, qdq, plan = quantized_hostile()
+    clean = full_report()
+    assert clean.summary is not None
+    assert clean.provenance is not None
+    return replace(
+        clean,
+        title=HOSTILE,
+        subject=View("after: QAT", qdq),
+        before=View("before: FP32", fp32),
+        plan=plan,
+        engine=engine(qdq),
+        inner_errors={"qat": comparison(fp32, best=40.0)},
+        distributions=(distribution(HOSTILE),),
+        summary=replace(clean.summary, model=HOSTILE, metric=HOSTILE, notes=(HOSTILE,)),
+        findings=tuple(replace(finding, message=HOSTILE, fix=HOSTILE) for finding in findings(qdq)),
+        provenance=Provenance(
+            (FileRecord(HOSTILE, HOSTILE, 1, "00"),),
+            (Version("x", HOSTILE),),
+            (Setting("x", HOSTILE),),
+        ),
+    )
+
+
+def quantized_hostile() -> tuple[Graph, Graph, QuantPlan]:
+    fp32 = prepare(hostile_model())
+    plan = place(fp32)
+    ranges = tuple(
+        TensorRange(name, (1.0,) * CHANNELS_OF.get(name.removesuffix(HOSTILE), 1), "max", 1)
+        for name in sorted({edge.tensor for edge in plan.by_edge})
+    )
+    return fp32, insert(fp32, plan, Calibration(ranges)), plan
