@@ -126,9 +126,7 @@ def run(recipe: Recipe | Path | str, out: Path | str, *, watch: Watch = Watch())
         file_bytes=folder.model_sizes(),
     )
     summary = summarize(recipe, evidence, clock.times)
-    folder.save_summary(summary)
-    folder.save_provenance(provenance(recipe, folder.models()))
-    folder.save_report()
+    folder.save_summary(summary, provenance(recipe, folder.models()))
     return summary
 
 

@@ -107,16 +107,10 @@ class RunFolder:
         """What did not run or learn as expected, and what the audit objects to in the result."""
         self._save_json("findings.json", tuple(findings))
 
-    def save_summary(self, summary: Summary) -> None:
-        """The table."""
+    def save_summary(self, summary: Summary, provenance: Provenance) -> None:
+        """The table, where it comes from, and the page that shows all that the folder holds."""
         self._save_json("summary.json", summary)
-
-    def save_provenance(self, provenance: Provenance) -> None:
-        """Hashes, versions and settings."""
         self._save_json("provenance.json", provenance)
-
-    def save_report(self) -> None:
-        """The page that shows what the folder holds."""
         with replacing(self.path / "report.html") as path:
             path.write_text(render(read_report(self.path)), encoding="utf-8")
 

@@ -8,21 +8,22 @@ from functools import cached_property
 
 import onnx_graphsurgeon as gs
 
+from onnxqat.auditing.subject import label
 from onnxqat.core.comparison import Comparison, LayerError
-from onnxqat.core.engine_plan import EngineLayer, EnginePlan, TensorView
-from onnxqat.core.plan import Placement, QuantPlan, Skip
-from onnxqat.core.precision import (
-    HEAVY_OPS,
+from onnxqat.core.engine_plan import (
+    EngineLayer,
+    EnginePlan,
     NodePrecision,
     Precision,
-    dtype_precision,
-    node_precisions,
+    TensorView,
 )
+from onnxqat.core.plan import Placement, QuantPlan, Skip
+from onnxqat.core.precision import HEAVY_OPS, TOLD_OPS, dtype_precision, node_precisions
+from onnxqat.core.qdq_passage import QDQ_OPS
 from onnxqat.core.spec import QuantDtype
 from onnxqat.graph.query import producer
 from onnxqat.report.html.contents import Report
 
-QDQ_OPS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 FLOAT = "float"
 _ASKED = {QuantDtype.INT8: "INT8", QuantDtype.INT4_IN_INT8: "4-bit"}
 
@@ -45,10 +46,14 @@ class LayerRow:
     node: str
     op: str
     is_heavy: bool
+    """Whether it multiplies matrices."""
+    is_told: bool
+    """Whether the compiled plan says in what type its work is done."""
     asked: str
     """What the file asks for: `INT8`, `float`, …"""
     compiled: Precision | None
-    """What the node multiplies in; of other nodes, what their kernel writes. None: not compiled."""
+    """The type of the node's work; what its kernel writes where that is not told. None: not
+    compiled."""
     kernel: str | None
     errors: tuple[LayerError | None, ...]
     """Of its first output, for each compared model."""
@@ -112,9 +117,10 @@ class _Table:
         compiled, kernel = self._compiled(node)
         return LayerRow(
             index=index,
-            node=node.name or f"({node.op} without a name)",
+            node=label(node),
             op=node.op,
             is_heavy=node.op in HEAVY_OPS,
+            is_told=node.op in TOLD_OPS,
             asked=self._asked.get(node.name) or _asked_in_file(node),
             compiled=compiled,
             kernel=kernel,
@@ -125,16 +131,16 @@ class _Table:
     def _compiled(self, node: gs.Node) -> tuple[Precision | None, str | None]:
         if self._report.engine is None:
             return None, None
-        heavy = self._heavy.get(node.name)
-        if heavy is not None:
-            return heavy.precision, heavy.layer
+        told = self._told.get(node.name)
+        if told is not None:
+            return told.precision, told.layer
         layer = self._last_layers.get(node.name)
         return (Precision.ABSENT, None) if layer is None else (written(layer), layer.name)
 
     @cached_property
-    def _heavy(self) -> Mapping[str, NodePrecision]:
+    def _told(self) -> Mapping[str, NodePrecision]:
         assert self._report.engine is not None
-        found = heavy_precisions(self._report, self._report.engine)
+        found = told_precisions(self._report, self._report.engine)
         return {entry.node: entry for entry in found}
 
     @cached_property
@@ -149,10 +155,11 @@ class _Table:
         return self.reasons.setdefault((rule, reason), Reason(len(self.reasons) + 1, rule, reason))
 
 
-def heavy_precisions(report: Report, engine: EnginePlan) -> tuple[NodePrecision, ...]:
-    """What the subject's Conv, ConvTranspose, Gemm and MatMul nodes multiply in."""
+def told_precisions(report: Report, engine: EnginePlan) -> tuple[NodePrecision, ...]:
+    """The type of the work of the subject's nodes, as the plan tells it or its kernels do."""
     nodes = ((node.name, node.op) for node in report.subject.graph.nodes)
-    return node_precisions(engine, [(name, op) for name, op in nodes if op in HEAVY_OPS])
+    wanted = [(name, op) for name, op in nodes if op in TOLD_OPS]
+    return engine.nodes or node_precisions(engine, wanted)
 
 
 def written(layer: EngineLayer) -> Precision:

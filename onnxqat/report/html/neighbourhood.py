@@ -11,8 +11,9 @@ from math import prod
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxqat.auditing.subject import label
+from onnxqat.core.qdq_passage import QDQ_OPS
 from onnxqat.graph.query import constant_value, producer
-from onnxqat.report.html.layers import QDQ_OPS
 
 MOST_NODES = 12
 """What a person takes in at a glance, and what fits beside another picture."""
@@ -73,7 +74,7 @@ class Map:
 
     @cached_property
     def _by_name(self) -> dict[str, gs.Node]:
-        return {node.name: node for node in self._graph.nodes if node.name}
+        return {label(node): node for node in self._graph.nodes}
 
     @cached_property
     def _order(self) -> dict[int, int]:
@@ -130,7 +131,7 @@ class Map:
                     boxes.append(box)
                     links.append(Link(keys[id(node)], box.key, tensor.name))
         unique = {box.key: box for box in boxes}
-        names = frozenset(node.name for node in nodes if node.name)
+        names = frozenset(label(node) for node in nodes)
         return Neighbourhood(tuple(unique.values()), tuple(links), hidden, names)
 
     def _source_box(self, node: gs.Node, tensor: gs.Tensor) -> Box | None:
@@ -158,8 +159,8 @@ def _neighbours(node: gs.Node) -> Iterator[gs.Node]:
 def _node_box(node: gs.Node, *, key: str, is_focus: bool) -> Box:
     if node.op in QDQ_OPS:
         title = "Q" if node.op == "QuantizeLinear" else "DQ"
-        return Box(key, QUANTIZER, f"{title}  {_scale(node)}", node.name, is_focus)
-    return Box(key, OPERATOR, node.op, node.name, is_focus)
+        return Box(key, QUANTIZER, f"{title}  {_scale(node)}", label(node), is_focus)
+    return Box(key, OPERATOR, node.op, label(node), is_focus)
 
 
 def _scale(node: gs.Node) -> str:

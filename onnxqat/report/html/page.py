@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from onnxqat.core.distribution import Distribution
+from onnxqat.core.engine_plan import Passage
 from onnxqat.report import numbers
 from onnxqat.report.html import figures
 from onnxqat.report.html.contents import Report
@@ -30,6 +31,13 @@ HISTOGRAMS = 9
 """The worst tensors are drawn; the others are fine, or much the same."""
 ROWS_AT_ONCE = 200
 """Rows of the table that are shown until the reader asks for more."""
+
+_PASSAGES = {
+    Passage.QUANTIZED: "cross memory in the quantized type",
+    Passage.INSIDE: "stay inside one kernel",
+    Passage.FLOAT: "cross memory in float",
+    Passage.ABSENT: "are named by no kernel",
+}
 
 _TEMPLATES = Path(__file__).with_name("templates")
 
@@ -63,6 +71,7 @@ def render(report: Report) -> str:
         histograms=tuple(_histograms(report)),
         curves=tuple(_curves(report)),
         undrawable=None if figures.can_draw() else figures.WITHOUT_MATPLOTLIB,
+        passage_words=_PASSAGES,
         rows_at_once=ROWS_AT_ONCE,
         version=__version__,
         script=script,

@@ -7,14 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnxqat.core.comparison import LayerError
-from onnxqat.core.engine_plan import EngineLayer, TensorView
-from onnxqat.core.precision import HEAVY_OPS, Precision
+from onnxqat.core.engine_plan import EngineLayer, Passage, Precision, TensorView
+from onnxqat.core.precision import HEAVY_OPS
 from onnxqat.report.html.contents import Report
 from onnxqat.report.html.layers import (
     FLOAT,
     LayerRow,
     errors_by_tensor,
-    heavy_precisions,
+    told_precisions,
     work_nodes,
     written,
 )
@@ -52,6 +52,8 @@ class PrecisionMap:
     """False: nothing was compiled, and the strip shows what the file asks for."""
     items: int
     """Kernels (or nodes) in all."""
+    passages: tuple[tuple[Passage, int], ...] = ()
+    """How the activations with Q/DQ get to the nodes that read them, by kind."""
 
     @property
     def precisions(self) -> tuple[Precision, ...]:
@@ -79,12 +81,22 @@ def precision_map(report: Report, rows: Sequence[LayerRow]) -> PrecisionMap:
         counts=tuple((precision, heavy[precision]) for precision in Precision if heavy[precision]),
         is_compiled=report.engine is not None,
         items=len(kernels),
+        passages=_passages(report),
     )
+
+
+def _passages(report: Report) -> tuple[tuple[Passage, int], ...]:
+    found = Counter(edge.passage for edge in report.engine.qdq) if report.engine else Counter()
+    return tuple((passage, found[passage]) for passage in Passage if found[passage])
 
 
 def _compiled(report: Report) -> list[Column]:
     assert report.engine is not None
-    products = {found.layer: found.precision for found in heavy_precisions(report, report.engine)}
+    products = {
+        found.layer: found.precision
+        for found in told_precisions(report, report.engine)
+        if found.op in HEAVY_OPS
+    }
     errors = _errors_by_node(report)
     return [_kernel(layer, products.get(layer.name), errors) for layer in report.engine.kernels]
 

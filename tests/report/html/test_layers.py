@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from onnxqat.core.precision import Precision
+from onnxqat.core.engine_plan import NodePrecision, Precision
 from onnxqat.report.html.layers import LayerRow, layers
 from tests.support.reports import bare_report, engine, full_report
 
@@ -65,3 +65,13 @@ def test_of_a_model_of_which_nothing_is_known_only_the_nodes_are_listed():
     assert {(row.asked, row.compiled, row.errors, row.reasons) for row in found.rows} == {
         ("float", None, (), ())
     }
+
+
+def test_what_the_plan_says_of_a_node_goes_before_what_its_kernels_suggest():
+    report = full_report()
+    assert report.engine is not None
+    told = NodePrecision("/sum/Add", "Add", Precision.FP16, "fused")
+    found = layers(replace(report, engine=replace(report.engine, nodes=(told,)))).rows
+    assert {row.node: (row.compiled, row.kernel) for row in found}["/sum/Add"] == (
+        Precision.FP16, "fused",
+    )  # fmt: skip

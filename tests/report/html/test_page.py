@@ -41,6 +41,13 @@ def test_what_was_not_measured_is_left_out_or_said():
     assert "Nothing was compiled" in page
 
 
+def test_a_node_without_a_measured_error_has_a_dash():
+    report = full_report()
+    inner = {name: replace(found, layers=()) for name, found in report.inner_errors.items()}
+    page = render(replace(report, inner_errors=inner))
+    assert '<td class="num">–</td>' in page
+
+
 def test_a_clean_audit_says_so():
     assert "nothing to object" in render(replace(full_report(), findings=()))
 

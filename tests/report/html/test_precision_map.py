@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from onnxqat.core.engine_plan import EngineLayer, EnginePlan
-from onnxqat.core.precision import Precision
+from onnxqat.core.engine_plan import EngineLayer, EnginePlan, Passage, Precision, QdqEdge
 from onnxqat.report.html.contents import Report
 from onnxqat.report.html.layers import layers
 from onnxqat.report.html.precision_map import (
@@ -75,3 +74,12 @@ def test_a_float_product_is_counted_as_such():
     report = full_report()
     report = replace(report, engine=engine(report.subject.graph, heavy_dtype="Float"))
     assert map_of(report).counts == ((Precision.FP32, 3),)
+
+
+def test_the_ways_of_quantized_activations_are_counted_by_kind():
+    report = full_report()
+    ways = (Passage.QUANTIZED, Passage.FLOAT, Passage.QUANTIZED)
+    edges = tuple(QdqEdge("t", "q", "dq", "conv", way) for way in ways)
+    assert report.engine is not None
+    found = map_of(replace(report, engine=replace(report.engine, qdq=edges)))
+    assert found.passages == ((Passage.QUANTIZED, 2), (Passage.FLOAT, 1))
