@@ -8,7 +8,7 @@ from functools import cached_property
 
 import onnx_graphsurgeon as gs
 
-from onnxqat.auditing.subject import label
+from onnxqat.auditing.values import label
 from onnxqat.core.comparison import Comparison, LayerError
 from onnxqat.core.engine_plan import (
     EngineLayer,

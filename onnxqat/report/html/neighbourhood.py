@@ -11,7 +11,7 @@ from math import prod
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxqat.auditing.subject import label
+from onnxqat.auditing.values import label
 from onnxqat.core.qdq_passage import QDQ_OPS
 from onnxqat.graph.query import constant_value, producer
 
