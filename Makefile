@@ -18,7 +18,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(PYTEST_FLAGS)
 SOURCES := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint bench constraints clean
+.PHONY: help demo test test-all onnx-cases lint bench constraints clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -31,6 +31,9 @@ test: $(VENV)/.for-development ## the tests, without the slow ones
 
 test-all: $(VENV)/.for-development ## all tests
 	$(PYTEST)
+
+onnx-cases: $(VENV)/.for-development ## fetch the node tests of an older ONNX, which `test` then runs
+	$(BIN)/python tools/fetch_onnx_cases.py
 
 lint: $(VENV)/.for-development ## style, types and layer contracts
 	$(BIN)/ruff check .

@@ -186,3 +186,27 @@ def _pairs(got: Any, want: Any) -> Iterator[tuple[Any, Any]]:
             yield from _pairs(one, other)
     elif want is not None:
         yield got, want
+
+
+_FLOATS = frozenset(np.dtype(name) for name in ("f2", "f4", "f8"))
+_PLAIN = _FLOATS | {np.dtype(name) for name in ("?", *"bhilBHIL")}
+_NO_INFERENCE = ("_expanded", "training", "bernoulli")
+
+
+def is_float_inference(name: str, model: onnx.ModelProto) -> bool:
+    """Whether one of ONNX's own operators computes with a plain float tensor, in or out.
+
+    Not the expanded functions, training mode, random numbers, sequences, strings, and the types
+    that numpy lacks.
+    """
+    graph = model.graph
+    types = [formal.type for formal in (*graph.input, *graph.output)]
+    if any(kind.WhichOneof("value") != "tensor_type" for kind in types):
+        return False
+    kinds = {onnx.helper.tensor_dtype_to_np_dtype(kind.tensor_type.elem_type) for kind in types}
+    return (
+        kinds <= _PLAIN
+        and not kinds.isdisjoint(_FLOATS)
+        and not any(part in name for part in _NO_INFERENCE)
+        and all(node.domain == "" for node in graph.node)
+    )

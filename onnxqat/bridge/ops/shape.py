@@ -13,6 +13,7 @@ from torch.nn import functional
 from onnxqat.bridge.ops import host
 from onnxqat.bridge.ops.dtypes import converted, torch_dtype
 from onnxqat.bridge.ops.registry import Ints, Moved, Outputs, op
+from onnxqat.bridge.ops.text import Strings, numbers_of
 from onnxqat.core.errors import ModelError
 
 Axes = tuple[int, ...]
@@ -161,14 +162,18 @@ def tile(input: Moved, repeats: Ints) -> Tensor:
 
 
 @op("Cast", versions=(6, 9, 13, 19, 21, 23, 24, 25, 28), host=host.cast)
-def cast(input: Moved, *, round_mode: str = "up", saturate: int = 1, to: int) -> Tensor:
+def cast(input: Moved | Strings, *, round_mode: str = "up", saturate: int = 1, to: int) -> Tensor:
+    if not isinstance(input, Tensor):
+        return numbers_of(input).to(torch_dtype(to))
     return converted(input, torch_dtype(to), saturate=bool(saturate), round_mode=round_mode)
 
 
 @op("CastLike", versions=(15, 19, 21, 23, 24, 25))
 def cast_like(
-    input: Tensor, target_type: Tensor, *, round_mode: str = "up", saturate: int = 1
+    input: Tensor | Strings, target_type: Tensor, *, round_mode: str = "up", saturate: int = 1
 ) -> Tensor:
+    if not isinstance(input, Tensor):
+        return numbers_of(input).to(target_type.dtype)
     return converted(input, target_type.dtype, saturate=bool(saturate), round_mode=round_mode)
 
 

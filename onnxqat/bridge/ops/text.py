@@ -19,6 +19,14 @@ Strings = NDArray[Any]
 _CASES: dict[str, Callable[[str], str]] = {"LOWER": str.lower, "UPPER": str.upper, "NONE": str}
 
 
+def numbers_of(strings: Strings) -> Tensor:
+    """The numbers that strings write: '3.14', '1e-5', 'NaN', '-INF'."""
+    try:
+        return torch.from_numpy(strings.astype(np.int64))
+    except ValueError:
+        return torch.from_numpy(strings.astype(np.float64))
+
+
 @op("StringConcat", versions=(20,))
 def string_concat(X: Strings, Y: Strings) -> Strings:
     joined: Strings = np.asarray(X + Y, dtype=object)

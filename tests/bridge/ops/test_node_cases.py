@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import numpy as np
 import onnx
@@ -16,6 +15,7 @@ from tests.support.onnx_cases import (
     assert_outputs,
     assert_passes,
     cases_of_nodes,
+    is_float_inference,
     node_cases,
 )
 
@@ -94,26 +94,8 @@ def test_every_exclusion_excludes_something() -> None:
         assert any(re.search(pattern, name) for name in CASES), pattern
 
 
-def is_float_inference(case: Any) -> bool:
-    """A plain float tensor goes in or out of one operator of ONNX's own that computes."""
-    graph = case.model.graph
-    types = [formal.type for formal in (*graph.input, *graph.output)]
-    plain = {np.dtype(t) for t in ("f2", "f4", "f8", "?", *"bhilBHIL")}
-    floats = {np.dtype(t) for t in ("f2", "f4", "f8")}
-    if any(kind.WhichOneof("value") != "tensor_type" for kind in types):
-        return False
-    kinds = {onnx.helper.tensor_dtype_to_np_dtype(kind.tensor_type.elem_type) for kind in types}
-    names = ("_expanded", "training", "bernoulli", "train_")
-    return (
-        kinds <= plain
-        and bool(kinds & floats)
-        and not any(part in case.name for part in names)
-        and all(node.domain == "" for node in graph.node)
-    )
-
-
 def test_nearly_all_cases_of_float_inference_give_the_values() -> None:
-    cases = [case.name for case in node_cases() if is_float_inference(case)]
+    cases = [case.name for case in node_cases() if is_float_inference(case.name, case.model)]
     assert len(cases) > 900
     assert sum(name in RIGHT_CASES for name in cases) >= FLOAT_PASS * len(cases)
 
