@@ -26,6 +26,7 @@ def node_model(
     constants: Mapping[str, Array] | None = None,
     inputs: list[str] | None = None,
     outputs: tuple[Any, ...] | None = None,
+    ranks: tuple[int, ...] | None = None,
     **attributes: Any,
 ) -> onnx.ModelProto:
     """One node between the feeds and outputs y0, y1, …
@@ -36,14 +37,18 @@ def node_model(
         opset: Opset of the model.
         constants: Initializers by name.
         inputs: The node's inputs; by default the feeds, then the constants.
-        outputs: Types of the outputs; by default one of the first feed's type.
-        attributes: The node's.
+        outputs: Types of the outputs, None for one that is not there; by default one of the first
+            feed's type.
+        ranks: Ranks of the outputs, where ONNX cannot infer them.
+        attributes: The node's, and its `domain`, of which opset 1 is meant.
     """
     constants = constants or {}
     kinds = (next(iter(feeds.values())).dtype,) if outputs is None else outputs
-    types = {f"y{i}": helper.np_dtype_to_tensor_dtype(np.dtype(k)) for i, k in enumerate(kinds)}
+    names = ["" if kind is None else f"y{i}" for i, kind in enumerate(kinds)]
+    types = [helper.np_dtype_to_tensor_dtype(np.dtype(kind)) for kind in kinds if kind]
+    shapes = [None] * len(types) if ranks is None else [[None] * rank for rank in ranks]
     read = inputs if inputs is not None else [*feeds, *constants]
-    node = helper.make_node(op, read, list(types), name="node", **attributes)
+    node = helper.make_node(op, read, names, name="node", **attributes)
     graph = helper.make_graph(
         [node],
         "one_node",
@@ -53,10 +58,12 @@ def node_model(
             )
             for name, array in feeds.items()
         ],
-        [helper.make_tensor_value_info(name, kind, None) for name, kind in types.items()],
+        list(map(helper.make_tensor_value_info, filter(None, names), types, shapes)),
         [numpy_helper.from_array(array, name) for name, array in constants.items()],
     )
     domains = [helper.make_opsetid("", opset)]
+    if node.domain:
+        domains.append(helper.make_opsetid(node.domain, 1))
     model = helper.make_model(graph, opset_imports=domains, ir_version=8)
     return onnx.shape_inference.infer_shapes(model)  # the checker wants shapes on outputs
 

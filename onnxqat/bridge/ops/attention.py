@@ -54,7 +54,7 @@ def attention(
         left=left_window_size,
         right=right_window_size,
     )
-    scores = _Scores(
+    scores = Scores(
         scale=1 / sqrt(Q.shape[3]) if scale is None else scale,
         softcap=softcap,
         precision=Q.dtype if softmax_precision is None else torch_dtype(softmax_precision),
@@ -131,17 +131,17 @@ def _as_bias(mask: Tensor, size: int, dtype: torch.dtype) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Scores:
+class Scores:
     """How the scores are made; `shown` is the stage that is an output as well."""
 
     scale: float
-    softcap: float
     precision: torch.dtype
-    shown: int | None
+    softcap: float = 0.0
+    shown: int | None = None
 
 
 def attend(
-    Q: Tensor, K: Tensor, V: Tensor, *, bias: Tensor | None, scores: _Scores
+    Q: Tensor, K: Tensor, V: Tensor, *, bias: Tensor | None, scores: Scores
 ) -> tuple[Tensor, Tensor | None]:
     """Attention over [batch, heads, length, size], and the stage of the scores that is asked for.
 
@@ -161,7 +161,7 @@ def attend(
 
 
 def _attend_in_steps(
-    Q: Tensor, K: Tensor, V: Tensor, *, bias: Tensor | None, blind: Tensor | None, scores: _Scores
+    Q: Tensor, K: Tensor, V: Tensor, *, bias: Tensor | None, blind: Tensor | None, scores: Scores
 ) -> tuple[Tensor, Tensor]:
     root = sqrt(scores.scale)
     raw = (Q * root) @ (K * root).transpose(-1, -2)

@@ -7,7 +7,7 @@ torch's fused kernels, the rest step by step; both are differentiable.
 # ruff: noqa: D103 - an operator is documented by its ONNX page
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -42,14 +42,20 @@ def _activations(
 ) -> list[Activation]:
     """The functions; alphas and betas are given to those that take them, in order."""
     alpha, beta = iter(alphas or ()), iter(betas or ())
-    chosen: list[Activation] = []
-    for name in names:
-        if name.lower() not in _ACTIVATIONS:
-            raise ModelError(f"recurrent activation '{name}' is not known")
-        function, defaults = _ACTIVATIONS[name.lower()]
-        given = [next(source, d) for source, d in zip((alpha, beta), defaults, strict=False)]
-        chosen.append(partial(_applied, function, tuple(given)))
-    return chosen
+    return [activation(name, alpha, beta) for name in names]
+
+
+def activation(name: str, *parameters: Iterator[float]) -> Activation:
+    """An activation by its name, with what it takes off its parameters' values.
+
+    Raises:
+        ModelError: There is none of this name.
+    """
+    if name.lower() not in _ACTIVATIONS:
+        raise ModelError(f"activation '{name}' is not known")
+    function, defaults = _ACTIVATIONS[name.lower()]
+    given = [next(source, d) for source, d in zip(parameters, defaults, strict=False)]
+    return partial(_applied, function, tuple(given))
 
 
 def _applied(function: Callable[..., Tensor], parameters: Numbers, x: Tensor) -> Tensor:
