@@ -41,7 +41,7 @@ from onnxqat.graph import load, prepare
 reader = TensorReader(prepare(load(sys.argv[1])), ["h1"], threads=1)
 reader({"x": np.ones((2, SIDE), np.float32)})
 lines = open("/proc/self/status").read().splitlines()
-sizes = {line.split()[0]: line.split()[1] for line in lines}
+sizes = {line.split()[0]: line.split()[1] for line in lines if line.endswith(" kB")}
 print(*(int(sizes[name]) / 1e6 for name in ("VmHWM:", "RssAnon:")))  # from kB
 """
 
