@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError
 
-from onnxqat.cli import check, quantize, train, whole
+from onnxqat.cli import check, ops, quantize, train, whole
 from onnxqat.core.errors import OnnxqatError
 from onnxqat.version import __version__
 
@@ -25,7 +25,13 @@ app = App(
     help="Quantization-aware training of ONNX files for TensorRT: FP32 ONNX and data in, "
     "fine-tuned Q/DQ ONNX out, with the evidence beside it.",
 )
-COMMANDS = (*whole.COMMANDS, *quantize.COMMANDS, *train.COMMANDS, *check.COMMANDS)
+COMMANDS = (
+    *whole.COMMANDS,
+    *quantize.COMMANDS,
+    *train.COMMANDS,
+    *check.COMMANDS,
+    *ops.COMMANDS,
+)
 for _order, _command in enumerate(COMMANDS):
     app.command(_command, sort_key=_order)  # type: ignore[call-overload] # a union of signatures
 

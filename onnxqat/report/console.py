@@ -12,6 +12,7 @@ from rich.text import Text
 from onnxqat.core.comparison import Comparison, LayerError
 from onnxqat.core.engine_plan import EnginePlan, TensorView
 from onnxqat.core.finding import Finding, Severity
+from onnxqat.core.operators import Operator, OperatorUse
 from onnxqat.core.plan import QuantPlan
 from onnxqat.core.precision import NodePrecision, Precision, count_in
 from onnxqat.core.summary import ModelRow, Summary
@@ -126,6 +127,32 @@ def _finding(finding: Finding) -> RenderableType:
     if finding.fix is not None:
         text.append(f"\n  fix: {finding.fix}", style="dim")
     return text
+
+
+def operators_table(operators: Sequence[Operator]) -> RenderableType:
+    """One line an operator, and what there is in all."""
+    table = _table("operator", "versions covered", "not covered")
+    for operator in operators:
+        missing = "; ".join(f"{_numbers(v)}: {reason}" for reason, v in operator.reasons.items())
+        table.add_row(operator.full_name, _numbers(operator.covered) or NOTHING, missing)
+    versions = [version for operator in operators for version in operator.versions]
+    covered = sum(version.is_covered for version in versions)
+    return Group(table, Text(f"{covered} of {len(versions)} operator versions are covered"))
+
+
+def _numbers(versions: Sequence[int]) -> str:
+    return ", ".join(map(str, versions))
+
+
+def uses_table(uses: Sequence[OperatorUse]) -> RenderableType:
+    """One line for each operator of a model; of those without a torch function, all nodes."""
+    table = _table("operator", "since", "torch function", "nodes")
+    for use in uses:
+        nodes = str(len(use.nodes)) if use.is_covered else ", ".join(use.nodes)
+        since = NOTHING if use.since is None else str(use.since)
+        table.add_row(use.operator, since, "yes" if use.is_covered else "no", nodes)
+    missing = sum(len(use.nodes) for use in uses if not use.is_covered)
+    return Group(table, Text(f"nodes without a torch function: {missing}"))
 
 
 def _table(*columns: str, title: str | None = None) -> Table:
