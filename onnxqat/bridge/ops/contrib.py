@@ -210,11 +210,6 @@ def _transposed(x: Tensor, inner: bool, batch: bool) -> Tensor:
     return x.transpose(-1, -2) if inner and x.ndim > 1 else x
 
 
-@op("Inverse", domain=DOMAIN, versions=FIRST)
-def inverse(X: Tensor) -> Tensor:
-    return torch.inverse(X)
-
-
 @op("Trilu", domain=DOMAIN, versions=FIRST)
 def trilu_of_runtime(X: Tensor, k: Ints | None = None, *, upper: int = 1) -> Tensor:
     return trilu(X, k, upper=upper)

@@ -109,7 +109,6 @@ CASES: dict[str, Case] = {
         {"a": draw(4, 3), "b": draw(4, 5)},
         {"transA": 1},
     ),
-    "inverse": ("Inverse", {"x": draw(2, 3, 3)}, {}),
     "triangle": ("Trilu", {"x": draw(2, 3, 4), "k": np.array(1)}, {"upper": 0}),
     "grid": (
         "GridSample",
