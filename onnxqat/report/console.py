@@ -16,7 +16,7 @@ from onnxqat.core.operators import Operator, OperatorUse
 from onnxqat.core.plan import QuantPlan
 from onnxqat.core.precision import NodePrecision, Precision, count_in
 from onnxqat.core.summary import ModelRow, Summary
-from onnxqat.report.numbers import decibel, megabytes, percent, share
+from onnxqat.report.numbers import NOTHING, decibel, megabytes, percent, share
 
 _COLOURS = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
 
