@@ -181,8 +181,8 @@ Places = tuple[Tensor, Tensor, Tensor, Tensor]
 def _sample_places(start: Tensor, extent: Tensor, bins: int, ratio: int, length: int) -> Places:
     width = extent / bins
     count = ratio if ratio > 0 else ceil(float(width))
-    bin_ = torch.arange(bins, device=start.device).unsqueeze(1)
-    sample = torch.arange(count, device=start.device)
+    bin_ = torch.arange(bins, dtype=start.dtype, device=start.device).unsqueeze(1)
+    sample = torch.arange(count, dtype=start.dtype, device=start.device)
     place = start + bin_ * width + (sample + 0.5) * width / max(count, 1)
     is_inside = ((place >= -1) & (place <= length)).to(place.dtype)
     place = place.clamp(min=0)
