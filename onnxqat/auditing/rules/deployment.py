@@ -167,7 +167,7 @@ def custom_operator(subject: Subject) -> Iterator[Objection]:
 
     Source: measured: "Plugin not found, are the plugin name, version, and namespace correct?"
     """
-    functions = {(f.domain, f.name) for f in subject.graph.functions or ()}
+    functions = {(f.domain, f.name) for f in subject.graph.shell.functions}
     strange = [
         node
         for node in subject.nodes

@@ -7,25 +7,17 @@ from collections.abc import Iterator
 import onnx_graphsurgeon as gs
 
 from onnxqat.auditing.registry import Objection, rule
-from onnxqat.auditing.subject import (
-    DEQUANTIZE,
-    QUANTIZE,
-    Subject,
-    dequantizer_behind,
-    dequantizer_of,
-)
+from onnxqat.auditing.subject import QUANTIZE, Subject, dequantizer_behind, dequantizer_of
 from onnxqat.auditing.values import input_of, label
-from onnxqat.core.engine_plan import EngineLayer, EnginePlan
+from onnxqat.core.engine_plan import Passage, Precision
 from onnxqat.core.finding import Severity
-from onnxqat.core.precision import NodePrecision, Precision, layer_precision, node_precisions
-from onnxqat.graph.query import consumers, producer
+from onnxqat.core.precision import HEAVY_OPS
+from onnxqat.graph.query import consumers
 from onnxqat.placement.branches import readers_below, weighted_above
 
 IN_FLOAT = frozenset({Precision.FP32, Precision.FP16, Precision.BF16})
-WEIGHTLESS = frozenset({"AveragePool", "MaxPool"})
-"""Operators without weights that have INT8 kernels."""
-FP32, INT8 = "Float", "Int8"
-"""The compiler's words."""
+FP32 = "Float"
+"""The compiler's word."""
 
 
 @rule("ENG001", Severity.ERROR)
@@ -60,10 +52,12 @@ def compiled_to_float(subject: Subject) -> Iterator[Objection]:
 
     Source: the compiled plan.
     """
-    for node, found in _precisions(subject):
-        if _is_quantized(node) and found.precision in IN_FLOAT:
+    found = _precisions(subject)
+    for node in subject.heavy:
+        precision = found.get(compiled_name(node))
+        if precision in IN_FLOAT and _is_quantized(node):
             yield Objection(
-                f"this {node.op} is quantized, and was compiled to {found.precision.value}",
+                f"this {node.op} is quantized, and was compiled to {precision.value}",
                 node=label(node),
                 tensor=node.outputs[0].name,
                 fix="see the other findings here, or exclude the node from quantization",
@@ -71,55 +65,60 @@ def compiled_to_float(subject: Subject) -> Iterator[Objection]:
 
 
 @rule("ENG003", Severity.WARNING)
-def float_pool(subject: Subject) -> Iterator[Objection]:
-    """A pool between Q/DQ was compiled to float.
+def float_between_pairs(subject: Subject) -> Iterator[Objection]:
+    """An operator without weights, between a DQ and a Q, was compiled to float.
 
     Why it matters: INT8 is turned into float before it and back behind it, four times the bytes on
     both sides.
 
-    How to fix: put the DQ right before and the Q right behind the pool, with nothing in between.
+    How to fix: put the DQ right before and the Q right behind the operator, with nothing in
+    between. If it stays in float all the same, take the pairs off.
 
     Source: the compiled plan.
     """
-    plan = subject.evidence.engine
-    for node in subject.nodes if plan is not None else ():
-        if node.op not in WEIGHTLESS or dequantizer_of(node.inputs[0]) is None:
+    found = _precisions(subject)
+    for node in subject.nodes:
+        precision = found.get(compiled_name(node))
+        if node.op in HEAVY_OPS or precision not in IN_FLOAT or not node.inputs:
             continue
-        if not any(reader.op == QUANTIZE for reader, _ in consumers(node.outputs[0])):
-            continue
-        layers = plan.layers_of(_compiled_name(node)) if plan is not None else ()
-        if layers and all(_reads_float(layer) for layer in layers):
+        reads = all(dequantizer_of(x) is not None for x in node.inputs if subject.is_fed(x))
+        writes = consumers(node.outputs[0])
+        if reads and writes and all(reader.op == QUANTIZE for reader, _ in writes):
             yield Objection(
-                f"this {node.op} stands between DQ and Q, and was compiled to float",
+                f"this {node.op} stands between DQ and Q, and was compiled to {precision.value}",
                 node=label(node),
                 tensor=node.outputs[0].name,
-                fix="put DQ and Q right beside the pool",
+                fix="put DQ and Q right beside it, or take them off",
             )
 
 
 @rule("ENG004", Severity.NOTE)
 def float_island(subject: Subject) -> Iterator[Objection]:
-    """A Conv, Gemm or MatMul runs in float between ones in INT8.
+    """A Conv, ConvTranspose, Gemm or MatMul runs in float between ones in INT8.
 
     Why it matters: its input is turned into float and its result back to INT8, with float tensors
     in memory. A single one can cost more than INT8 gains beside it.
 
-    How to fix: quantize it too, unless it was left out on purpose, for accuracy.
+    How to fix: quantize it too, unless it was left out on purpose, for accuracy. (TensorRT for RTX
+    has no INT8 kernel for ConvTranspose.)
 
     Source: the compiled plan.
     """
-    found = {id(node): precision.precision for node, precision in _precisions(subject)}
+    found = _precisions(subject)
+    originals = {id(subject.wanted.twin(node)): node for node in subject.heavy}
     for node in subject.heavy:
-        twin = subject.wanted.twin(node)
-        if twin is None or found.get(id(node)) not in IN_FLOAT or _is_quantized(node):
+        twin, precision = subject.wanted.twin(node), found.get(compiled_name(node))
+        if twin is None or precision not in IN_FLOAT or _is_quantized(node):
             continue
-        names = {id(t): i for i, t in subject.wanted.twins.items()}
-        above = [found.get(names.get(id(x), 0)) for t in twin.inputs[:1] for x in weighted_above(t)]
-        reads = (x for t in twin.outputs for x, _ in readers_below(t))
-        below = [found.get(names.get(id(x), 0)) for x in reads]
-        if Precision.INT8 in above and Precision.INT8 in below:
+        above = (x for tensor in twin.inputs[:1] for x in weighted_above(tensor))
+        below = (x for tensor in twin.outputs for x, _ in readers_below(tensor))
+        sides = [
+            {found.get(compiled_name(originals[id(x)])) for x in side if id(x) in originals}
+            for side in (above, below)
+        ]
+        if all(Precision.INT8 in side for side in sides):
             yield Objection(
-                f"this {node.op} runs in {found[id(node)].value} between kernels in INT8",
+                f"this {node.op} runs in {precision.value} between kernels in INT8",
                 node=label(node),
                 tensor=node.outputs[0].name,
                 fix="quantize it too, unless accuracy forbids it",
@@ -133,19 +132,18 @@ def float32_residue(subject: Subject) -> Iterator[Objection]:
     Why it matters: TensorRT 11 takes types from the file. The layers that stay in float run in FP32
     if the file says float32: twice the bytes of FP16, and no tensor cores.
 
-    How to fix: store the rest of the network in float16 (`onnxqat` and its peers call this the
-    residue), with float16 scales.
+    How to fix: store the rest of the network in float16, with float16 scales.
 
     Source: TensorRT 11 release notes: weak typing is gone; the compiled plan.
     """
     plan = subject.evidence.engine
-    if plan is None:
+    if plan is None or not subject.quantizers:
         return
-    views = [view for layer in plan.kernels for view in (*layer.inputs, *layer.outputs)]
-    floats, total = sum(v.bytes for v in views if v.dtype == FP32), sum(v.bytes for v in views)
-    if subject.quantizers and total and 2 * floats > total:
+    sizes = [(crossing.view.dtype == FP32, crossing.view.bytes) for crossing in plan.crossings]
+    floats, total = sum(size for is_float, size in sizes if is_float), sum(x for _, x in sizes)
+    if 2 * floats > total:
         yield Objection(
-            f"{100 * floats / total:.0f} % of the bytes between kernels are FP32",
+            f"{100 * floats / total:.0f} % of the bytes of all tensors in memory are FP32",
             fix="store the layers that stay in float as float16",
         )
 
@@ -155,7 +153,8 @@ def unfused(subject: Subject) -> Iterator[Objection]:
     """A Q or DQ stayed a kernel of its own.
 
     Why it matters: it reads and writes the whole tensor for one rounding. Pairs are meant to be
-    taken into the kernels beside them. (That of the network's input has no kernel before it.)
+    taken into the kernels beside them. (That of the network's input has no kernel before it, and is
+    not told.)
 
     How to fix: see the other findings there; a pair that serves no INT8 kernel can go.
 
@@ -164,47 +163,56 @@ def unfused(subject: Subject) -> Iterator[Objection]:
     plan = subject.evidence.engine
     if plan is None:
         return
-    by_name = {node.name: node for node in (*subject.quantizers, *subject.dequantizers)}
-    for layer in plan.kernels:
-        nodes = [by_name.get(name) for name in layer.onnx_nodes]
-        if nodes and all(node is not None for node in nodes) and _moves_floats(layer):
-            known = [node for node in nodes if node is not None]
-            if not any(_is_of_input(subject, node) for node in known):
-                yield Objection(
-                    f"{', '.join(label(node) for node in known)}: a kernel of its own, "
-                    f"{layer.activation_bytes} bytes",
-                    node=label(known[0]),
-                    tensor=known[0].inputs[0].name,
-                    fix="see the other findings there",
-                )
+    by_name = {compiled_name(x): x for x in (*subject.quantizers, *subject.dequantizers)}
+    inputs = {tensor.name for tensor in subject.graph.inputs}
+    for layer in plan.layers if plan.qdq_layers else ():
+        nodes = [by_name[name] for name in layer.onnx_nodes if name in by_name]
+        fed = {tensor.name for node in nodes for tensor in node.inputs[:1]}
+        if layer.name in plan.qdq_layers and nodes and not fed & inputs:
+            yield Objection(
+                f"kernel {layer.name} does nothing but quantize or dequantize, "
+                f"{layer.activation_bytes} bytes",
+                node=label(nodes[0]),
+                tensor=nodes[0].inputs[0].name,
+                fix="see the other findings there",
+            )
 
 
-def _moves_floats(layer: EngineLayer) -> bool:
-    return any(view.dtype != INT8 for view in (*layer.inputs, *layer.outputs))
+@rule("ENG007", Severity.NOTE)
+def crosses_in_float(subject: Subject) -> Iterator[Objection]:
+    """A tensor with Q/DQ goes through memory in float.
+
+    Why it matters: the compiler moved the DQ into the kernel that computes the tensor. So it is
+    rounded to 8 bits, and stored in 32: the error of INT8 without its bytes.
+
+    How to fix: take the pair off, unless the same file has to run on another compiler that does
+    store it in INT8.
+
+    Source: the compiled plan.
+    """
+    plan = subject.evidence.engine
+    names = {compiled_name(node): node for node in subject.nodes}
+    for edge in plan.qdq if plan is not None else ():
+        if edge.passage is Passage.FLOAT:
+            node = names.get(edge.reader)
+            yield Objection(
+                f"'{edge.tensor}' has Q/DQ, and crosses memory in float",
+                node=edge.reader if node is None else label(node),
+                tensor=edge.tensor,
+                fix="take the pair off",
+            )
 
 
-def _is_of_input(subject: Subject, node: gs.Node) -> bool:
-    tensor = node.inputs[0]
-    while (source := producer(tensor)) is not None and source.op in (QUANTIZE, DEQUANTIZE):
-        tensor = source.inputs[0]
-    return producer(tensor) is None
-
-
-def _reads_float(layer: EngineLayer) -> bool:
-    return layer_precision(layer) in IN_FLOAT and any(v.dtype == FP32 for v in layer.inputs)
+def _precisions(subject: Subject) -> dict[str, Precision]:
+    """Compiled name -> precision, of the nodes that the plan tells about; empty without a plan."""
+    plan = subject.evidence.engine
+    return {} if plan is None else {node.node: node.precision for node in plan.nodes}
 
 
 def _is_quantized(node: gs.Node) -> bool:
     return all(dequantizer_behind(input_of(node, index)) is not None for index in (0, 1))
 
 
-def _precisions(subject: Subject) -> Iterator[tuple[gs.Node, NodePrecision]]:
-    plan: EnginePlan | None = subject.evidence.engine
-    if plan is not None:
-        found = node_precisions(plan, ((_compiled_name(node), node.op) for node in subject.heavy))
-        yield from zip(subject.heavy, found, strict=True)
-
-
-def _compiled_name(node: gs.Node) -> str:
+def compiled_name(node: gs.Node) -> str:
     """The compiler's name for a node: its own, or one made of its output's."""
-    return str(node.name or f"node_of_{node.outputs[0].name}")
+    return str(node.name or f"node_of_{node.outputs[0].name if node.outputs else ''}")

@@ -1,0 +1,113 @@
+"""The rules about where a file is meant to run, quantized or not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from onnxqat.auditing import AuditConfig, audit
+from onnxqat.core.finding import Finding
+from onnxqat.graph import load
+from tests.support.qdq_text import conv
+
+
+def found(model: onnx.ModelProto | Path, *codes: str, **choice: object) -> tuple[Finding, ...]:
+    return audit(model, config=AuditConfig(select=codes, **choice))  # type: ignore[arg-type]
+
+
+def relu(inputs: str, opset: int = 17) -> onnx.ModelProto:
+    name = inputs.rsplit(maxsplit=1)[-1]
+    return onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : {opset}]> net ({inputs}) => (float[?] y) '
+        f"{{ y = Relu ({name}) }}"
+    )
+
+
+def test_an_opset_that_the_parser_warns_about_is_found() -> None:
+    (finding,) = found(relu("float[4] x", opset=6), "DEP001")
+
+    assert "opset 6" in finding.message
+    assert found(relu("float[4] x", opset=7), "DEP001") == ()
+
+
+def test_int64_inputs_and_float64_outputs_are_found() -> None:
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> net (int64[4] a, float[4] b) => (double[4] y) '
+        "{ y = Cast <to = 11> (b) }"
+    )
+
+    assert [finding.tensor for finding in found(model, "DEP002")] == ["a", "y"]
+
+
+def test_dynamic_dimensions_without_a_shape_are_found() -> None:
+    (finding,) = found(relu("float[batch, 3, height, width] x"), "DEP003")
+
+    assert (finding.tensor, "[2, 3]" in finding.message) == ("x", True)
+
+
+def test_a_dynamic_batch_is_no_finding() -> None:
+    assert found(relu("float[batch, 3, 8, 8] x"), "DEP003") == ()
+
+
+def test_dynamic_dimensions_with_a_shape_are_no_finding() -> None:
+    model = relu("float[batch, 3, height, width] x")
+
+    assert found(model, "DEP003", shapes={"x": (1, 3, 8, 8)}) == ()
+
+
+def test_weights_in_another_file_are_found(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    weights = numpy_helper.from_array(np.ones((64, 64), np.float32), "w")
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "net",
+        [helper.make_tensor_value_info("x", 1, [1, 64])],
+        [helper.make_tensor_value_info("y", 1, [1, 64])],
+        [weights],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, path, save_as_external_data=True, size_threshold=0)
+
+    assert [finding.rule for finding in found(path, "DEP005")] == ["DEP005"]
+    assert audit(load(path), config=AuditConfig(select=("DEP005",))) != ()
+    assert found(relu("float[4] x"), "DEP005") == ()
+
+
+def test_a_function_of_the_model_is_no_custom_operator() -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17, "own" : 1]>
+        net (float[4] x) => (float[4] y) { y = own.Twice (x) }
+        <domain: "own", opset_import: ["" : 17]> Twice (a) => (b) { b = Add (a, a) }"""
+    )
+
+    assert found(model, "DEP006") == ()
+
+
+def test_a_float32_scale_of_a_float16_tensor_is_found() -> None:
+    model = conv(
+        inputs="float16[1, 8, 16, 16] x",
+        data_pair="""xf = Cast <to = 1> (x)
+            [x_Q] xq = QuantizeLinear (xf, s, z)  [x_DQ] xd = DequantizeLinear (xq, s, z)""",
+    )
+
+    assert [(x.rule, x.node) for x in found(model, "QDQ009")] == [("QDQ009", "x_Q")]
+    assert found(conv(), "QDQ009") == ()
+
+
+def test_four_bit_weights_in_odd_blocks_are_found() -> None:
+    def weights(block: int) -> onnx.ModelProto:
+        scales = 128 // block
+        codes = ", ".join(str(i % 16 - 8) for i in range(128))
+        return onnx.parser.parse_model(
+            f"""<ir_version: 10, opset_import: ["" : 21]>
+            net (float[1, 128] x) => (float[1, 1] y)
+            <int4[128, 1] W = {{{codes}}}, float[{scales}, 1] s = {{{", ".join(["0.1"] * scales)}}}>
+            {{ [W_DQ] w = DequantizeLinear <axis = 0, block_size = {block}> (W, s)
+               y = MatMul (x, w) }}"""
+        )
+
+    assert [(x.rule, x.node) for x in found(weights(32), "QDQ017")] == [("QDQ017", "W_DQ")]
+    assert found(weights(64), "QDQ017") == ()
