@@ -56,6 +56,53 @@ def read_config(kind: type[T], path: Path) -> T:
     return _validated(kind, _read_toml(path), path)
 
 
+def read_table(kind: type[T], path: Path, *keys: str) -> T | None:
+    """The dataclass that one table of a TOML file holds; None if the file has no such table.
+
+    Raises:
+        ConfigError: As for `read_config`.
+    """
+    table: Any = _read_toml(path)
+    for key in keys:
+        table = table.get(key) if isinstance(table, dict) else None
+    return None if table is None else _validated(kind, table, path)
+
+
+SETTINGS = {"onnxqat.toml": (), "pyproject.toml": ("tool", "onnxqat")}
+"""Files that hold the user's settings, and the table in which they do."""
+
+
+def find_settings(kind: type[T], command: str, *, start: Path) -> T | None:
+    """The settings of a command: those of the nearest folder, from `start` upwards, that has any.
+
+    `[audit]` in onnxqat.toml, or `[tool.onnxqat.audit]` in pyproject.toml.
+
+    Raises:
+        ConfigError: As for `read_config`.
+    """
+    for folder in (start, *start.parents):
+        for name, keys in SETTINGS.items():
+            file = folder / name
+            found = read_table(kind, file, *keys, command) if file.is_file() else None
+            if found is not None:
+                return found
+    return None
+
+
+def read_settings(kind: type[T], command: str, path: Path) -> T:
+    """The settings of a command in a file that the user named.
+
+    Raises:
+        ConfigError: As for `read_config`, and where the file says nothing about the command.
+    """
+    keys = SETTINGS.get(path.name, ())
+    found = read_table(kind, path, *keys, command)
+    if found is None:
+        table = ".".join((*keys, command))
+        raise ConfigError(f"{path} has no table [{table}]", fix=f"write [{table}] above its keys")
+    return found
+
+
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Commands that look at a model: compare, build, audit, rule."""
+"""Commands that measure a model: compare, build."""
 
 from __future__ import annotations
 
@@ -10,9 +10,6 @@ from cyclopts import Parameter
 from onnxqat.cli import show
 from onnxqat.cli.flags import BatchSize, Data, Json, Output
 from onnxqat.core.files import check_writable, replacing
-
-FOUND = 1
-"""Exit code when there are findings."""
 
 
 def compare(
@@ -91,8 +88,8 @@ def build(
     built = build_stage(
         model,
         backend=backend,
-        compute_capability=_capability(compute_capability),
-        shapes=dict(_shape(text) for text in shapes),
+        compute_capability=capability_of(compute_capability),
+        shapes=dict(shape_of(text) for text in shapes),
     )
     with replacing(output) as path:
         path.write_bytes(built.engine)
@@ -101,7 +98,8 @@ def build(
     return 0
 
 
-def _shape(text: str) -> tuple[str, tuple[int, ...]]:
+def shape_of(text: str) -> tuple[str, tuple[int, ...]]:
+    """Name and sizes of `NAME=1x3x224x224`."""
     from onnxqat.core.errors import ConfigError
 
     name, _, sizes = text.rpartition("=")
@@ -110,7 +108,8 @@ def _shape(text: str) -> tuple[str, tuple[int, ...]]:
     return name, tuple(int(size) for size in sizes.split("x"))
 
 
-def _capability(text: str) -> tuple[int, int]:
+def capability_of(text: str) -> tuple[int, int]:
+    """(8, 9) of `8.9`."""
     from onnxqat.core.errors import ConfigError
 
     major, _, minor = text.partition(".")
@@ -119,64 +118,4 @@ def _capability(text: str) -> tuple[int, int]:
     return int(major), int(minor)
 
 
-def audit(
-    model: Path,
-    /,
-    *,
-    fail_on: Annotated[
-        Literal["error", "warning", "note"],
-        Parameter(name="--fail-on", help="The mildest finding that makes the exit code 1."),
-    ] = "error",
-    json: Json = False,
-) -> int:
-    """Say what TensorRT would refuse, or silently run in float, in a Q/DQ file of any tool.
-
-    Args:
-        model: The ONNX file.
-    """
-    from onnxqat.auditing import audit as audit_stage
-    from onnxqat.core.finding import Severity
-    from onnxqat.graph import load
-    from onnxqat.report.console import findings_table
-
-    findings = audit_stage(load(model))
-    show.result(findings, as_json=json, table=findings_table(findings))
-    order = list(Severity)
-    bad = any(order.index(f.severity) >= order.index(Severity(fail_on)) for f in findings)
-    return FOUND if bad else 0
-
-
-def rule(code: str | None = None, /, *, json: Json = False) -> int:
-    """Print the manual page of an audit, placement or training rule, or the list of all rules.
-
-    Args:
-        code: An audit rule's id, as QDQ001, or another rule's name, as residual_add.
-    """
-    from onnxqat.core.errors import ConfigError
-
-    pages = _manual()
-    if code is None:
-        titles = {name: page.splitlines()[0] for name, page in pages.items()}
-        width = max(len(name) for name in titles)
-        lines = "\n".join(f"{name:{width}}  {title}" for name, title in titles.items())
-        show.result(titles, as_json=json, table=lines)
-    elif code in pages:
-        show.result(pages[code], as_json=json, table=pages[code])
-    else:
-        raise ConfigError(f"there is no rule {code}", fix=f"choose one of: {', '.join(pages)}")
-    return 0
-
-
-def _manual() -> dict[str, str]:
-    """The pages of all rules: audit rules by id, placement rules in their order, the module's."""
-    from inspect import getdoc
-
-    from onnxqat.auditing import RULES
-    from onnxqat.core.module_findings import PAGES
-    from onnxqat.placement.rules import TENSORRT_RULES
-
-    audit_pages = {code: rule.manual for code, rule in sorted(RULES.items())}
-    return audit_pages | {rule.__name__: getdoc(rule) or "" for rule in TENSORRT_RULES} | PAGES
-
-
-COMMANDS = (compare, build, audit, rule)
+COMMANDS = (compare, build)

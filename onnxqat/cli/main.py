@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError
 
-from onnxqat.cli import check, ops, quantize, train, whole
+from onnxqat.cli import audit, check, ops, quantize, train, whole
 from onnxqat.core.errors import OnnxqatError
 from onnxqat.version import __version__
 
@@ -30,6 +30,7 @@ COMMANDS = (
     *quantize.COMMANDS,
     *train.COMMANDS,
     *check.COMMANDS,
+    *audit.COMMANDS,
     *ops.COMMANDS,
 )
 for _order, _command in enumerate(COMMANDS):

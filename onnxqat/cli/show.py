@@ -30,6 +30,11 @@ def result(value: Any, *, as_json: bool, table: RenderableType) -> None:
     _console(stderr=False).print(table)
 
 
+def text(written: str) -> None:
+    """Print a result that is text already, as it is, on stdout."""
+    sys.stdout.write(f"{written}\n")
+
+
 def _console(*, stderr: bool) -> Console:
     from rich.console import Console
 

@@ -114,18 +114,28 @@ def _views(views: Sequence[TensorView]) -> str:
 
 
 def findings_table(findings: Sequence[Finding]) -> RenderableType:
-    """One block a finding: id, place, message, fix."""
-    return Group(*(_finding(finding) for finding in findings))
+    """One block a finding: id, place, message, fix; at the end how many there are."""
+    return Group(*(_finding(finding) for finding in findings), Text(_count(findings)))
+
+
+def _count(findings: Sequence[Finding]) -> str:
+    """`2 errors, 1 note, of which audit --fix mends 2`."""
+    if not findings:
+        return "no findings"
+    counts = ((severity, sum(x.severity is severity for x in findings)) for severity in Severity)
+    told = [f"{n} {x.value}{'' if n == 1 else 's'}" for x, n in reversed(list(counts)) if n]
+    fixable = sum(finding.is_fixable for finding in findings)
+    return ", ".join(told) + (f"; audit --fix mends {fixable}" if fixable else "")
 
 
 def _finding(finding: Finding) -> RenderableType:
     place = finding.node or finding.tensor or "model"
     text = Text.assemble(
         (f"{finding.severity.value} {finding.rule}", _COLOURS[finding.severity]),
-        f" {place}: {finding.message}",
+        printable(f" {place}: {finding.message}"),
     )
     if finding.fix is not None:
-        text.append(f"\n  fix: {finding.fix}", style="dim")
+        text.append(f"\n  fix: {printable(finding.fix)}", style="dim")
     return text
 
 
@@ -153,6 +163,11 @@ def uses_table(uses: Sequence[OperatorUse]) -> RenderableType:
         table.add_row(use.operator, since, "yes" if use.is_covered else "no", nodes)
     missing = sum(len(use.nodes) for use in uses if not use.is_covered)
     return Group(table, Text(f"nodes without a torch function: {missing}"))
+
+
+def printable(text: str) -> str:
+    """A text with names of a file in it, whose control characters a terminal would obey."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _table(*columns: str, title: str | None = None) -> Table:
