@@ -140,6 +140,7 @@ PEERS = {
         Peer("onnxruntime", ("onnxruntime==1.31.1", "onnx==1.23.2")),
         # The torch that onnxqat pins: otherwise pip fetches another build of several GB.
         Peer("modelopt", ("nvidia-modelopt[onnx]==0.47.0", "torch==2.13.0")),
+        Peer("aimet", ("aimet-onnx==2.42.0", "torch==2.13.0")),
     )
 }
 COMMANDS: dict[str, Callable[[Job, Path], list[str]]] = {

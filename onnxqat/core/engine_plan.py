@@ -33,7 +33,7 @@ class Passage(Enum):
     FLOAT = "float"
     """Through memory in float: dequantized where it was computed. The rounding for nothing."""
     ABSENT = "absent"
-    """No compiled layer names the pair: the compiler folded it away, or renamed it."""
+    """No compiled layer names the pair: it and the next, behind a move, cancelled each other."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,13 @@ class EngineLayer:
 
     @property
     def activation_bytes(self) -> int:
-        """Bytes of activations read and written, constants not counted."""
-        return sum(view.bytes for view in (*self.inputs, *self.outputs))
+        """Bytes of activations read and written, constants not counted.
+
+        A tensor that the kernel takes as two arguments, as a Concat's part and as an Add's branch,
+        is read once.
+        """
+        read = {view.name: view for view in self.inputs}.values()
+        return sum(view.bytes for view in (*read, *self.outputs))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from onnxqat.core.precision import HEAVY_OPS, is_multiplying, is_quantized_type
 
 QDQ_OPS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
-MOVES = frozenset(
+_COPIES = frozenset(
     {
         "Concat",
         "Expand",
@@ -34,14 +34,27 @@ MOVES = frozenset(
 )
 """ONNX operators that a kernel does beside quantizing without any arithmetic of their own."""
 
+MOVES = _COPIES | {"MaxPool", "Resize"}
+"""ONNX operators that only move or choose values, so that they run in the quantized type."""
 
-def with_passages(plan: EnginePlan, edges: Iterable[QdqEdge]) -> tuple[QdqEdge, ...]:
+
+def with_passages(
+    plan: EnginePlan, edges: Iterable[QdqEdge], ops: Mapping[str, str]
+) -> tuple[QdqEdge, ...]:
     """Each edge with the way that its tensor takes.
 
     A kernel that reads two tensors of one other kernel, one quantized and one in float, is taken to
     read both quantized: the list does not say which is which.
+
+    Args:
+        plan: The compiled plan.
+        edges: The edges behind Q/DQ pairs.
+        ops: Node name -> op type, of the whole file.
     """
-    return tuple(replace(edge, passage=_passage(plan, edge)) for edge in edges)
+    return tuple(
+        replace(edge, passage=_passage(plan, edge, is_move=ops.get(edge.reader) in MOVES))
+        for edge in edges
+    )
 
 
 def qdq_layers(plan: EnginePlan, ops: Mapping[str, str]) -> tuple[EngineLayer, ...]:
@@ -65,20 +78,23 @@ def qdq_layers(plan: EnginePlan, ops: Mapping[str, str]) -> tuple[EngineLayer, .
 def _is_qdq_alone(layer: EngineLayer, ops: Mapping[str, str]) -> bool:
     """A Conv may be named as well, where its input is padded to whole vectors of channels."""
     kinds = {ops.get(node, "") for node in layer.onnx_nodes}
-    is_pure = bool(kinds & QDQ_OPS) and kinds <= QDQ_OPS | HEAVY_OPS | MOVES
+    is_pure = bool(kinds & QDQ_OPS) and kinds <= QDQ_OPS | HEAVY_OPS | _COPIES
     return is_pure and not is_multiplying(layer)
 
 
-def _passage(plan: EnginePlan, edge: QdqEdge) -> Passage:
+def _passage(plan: EnginePlan, edge: QdqEdge, *, is_move: bool) -> Passage:
+    """A move in the quantized type needs no DQ: it and the Q behind the move cancel each other."""
     writers = plan.layers_of(edge.q_node) if edge.q_node is not None else ()
     dequantizing = plan.layers_of(edge.dq_node)
     reading = plan.layers_of(edge.reader)
     fed = _fed_by(plan, writers) if writers else {x.name for x in plan.kernels if _reads(x)}
     if not writers and not dequantizing:
         return Passage.ABSENT
-    if _is_quantized(reading, dequantizing, fed):
+    is_moved = is_move and any(layer.name in fed for layer in reading)
+    if is_moved or _is_quantized(reading, dequantizing, fed):
         return Passage.QUANTIZED
-    if _share(writers, reading) or (not reading and _share(writers, dequantizing)):
+    # Where the Q was merged into another, the DQ in the reader's kernel tells that it is there.
+    if _share(writers or dequantizing, reading) or (not reading and _share(writers, dequantizing)):
         return Passage.INSIDE
     return Passage.FLOAT
 

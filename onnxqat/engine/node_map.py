@@ -20,7 +20,7 @@ def with_nodes(plan: EnginePlan, graph: gs.Graph) -> EnginePlan:
     return replace(
         plan,
         nodes=node_precisions(plan, ((x, op) for x, op in ops.items() if op in TOLD_OPS)),
-        qdq=with_passages(plan, _qdq_edges(graph)),
+        qdq=with_passages(plan, _qdq_edges(graph), ops),
         qdq_layers=tuple(layer.name for layer in qdq_layers(plan, ops)),
     )
 

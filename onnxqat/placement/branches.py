@@ -15,7 +15,7 @@ from onnxqat.placement.families import (
     VALUE_INPUTS,
     WEIGHTED,
 )
-from onnxqat.placement.scene import Scene, is_constant, readers, value_inputs
+from onnxqat.placement.scene import Scene, chooses_part, is_constant, readers, value_inputs
 
 SCALES_AND_MASKS = frozenset({"Add", "Div", "Mul", "Where"})
 
@@ -79,6 +79,26 @@ def is_stored_in_int8(scene: Scene, tensor: gs.Tensor) -> bool:
     above = upstream(tensor, lambda x: bool(value_inputs(x)))
     moved = [x for node in above for x in value_inputs(node) if not is_constant(x)]
     return any(scene.is_quantized(x) for x in (tensor, *moved))
+
+
+def _is_whole_move(node: gs.Node) -> bool:
+    """Whether a node hands on all values that it reads, or the largest of them."""
+    return bool(value_inputs(node)) and not chooses_part(node)
+
+
+def leads_to_int8(scene: Scene, node: gs.Node) -> bool:
+    """Whether a node hands on all that it reads, and that is read in INT8, at once or behind more
+    such moves.
+    """
+    pending, seen = [node] if _is_whole_move(node) else [], {node.name}
+    while pending:
+        for output in pending.pop().outputs:
+            if scene.is_quantized(output):
+                return True
+            new = [x for x, _ in readers(output) if _is_whole_move(x) and x.name not in seen]
+            seen.update(x.name for x in new)
+            pending.extend(new)
+    return False
 
 
 def is_concatenated(tensor: gs.Tensor) -> bool:

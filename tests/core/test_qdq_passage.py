@@ -16,7 +16,8 @@ from tests.core.test_precision import recorded
 def passage(log: str, tensor: str, reader: str) -> Passage:
     """The passage of one edge, whose Q and DQ are named as `insert` names them."""
     edge = QdqEdge(tensor, f"{tensor}_QuantizeLinear", f"{tensor}_DequantizeLinear", reader)
-    (found,) = with_passages(recorded(log), [edge])
+    plan = recorded(log)
+    (found,) = with_passages(plan, [edge], ops_of(plan))
     return found.passage
 
 
@@ -49,7 +50,7 @@ def test_the_way_of_a_tensor_is_told_by_the_kernels_that_name_its_pair(
 
 def test_a_dequantize_of_codes_without_a_quantize_is_told_by_its_reader_alone() -> None:
     edge = QdqEdge("codes", None, "Relu_2_out_DequantizeLinear", "Conv_3")
-    (found,) = with_passages(recorded("residual_stream"), [edge])
+    (found,) = with_passages(recorded("residual_stream"), [edge], {})
     assert found.passage is Passage.QUANTIZED
 
 

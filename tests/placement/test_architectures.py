@@ -74,8 +74,7 @@ def float_nodes(nodes: set[str], plan: EnginePlan) -> set[str]:
 
 def crossing_otherwise(plan: EnginePlan) -> set[tuple[str, str]]:
     """Tensor and reader of the edges with Q/DQ that neither cross in INT8 nor stay in a kernel."""
-    good = (Passage.QUANTIZED, Passage.INSIDE)
-    return {(x.tensor, x.reader) for x in plan.qdq if x.passage not in good}
+    return {(x.tensor, x.reader) for x in plan.qdq if x.passage is Passage.FLOAT}
 
 
 @pytest.mark.parametrize("name", those(ARCHITECTURES))
@@ -107,5 +106,5 @@ def test_each_attention_block_is_one_int8_kernel(name: str) -> None:
     fused = [layer for layer in plan.layers if "_mha_" in layer.tactic]
     assert len(fused) == sum(node.op == "Softmax" for node in nodes) > 0
     for layer in fused:
-        assert [view.dtype for view in layer.inputs[:3]] == ["Int8"] * 3
+        assert [view.dtype for view in layer.inputs].count("Int8") == 3  # others are masks
         assert [view.dtype for view in layer.outputs] == ["Int8"]

@@ -388,8 +388,47 @@ def test_rtx_has_a_norm_behind_a_concat_read_int8() -> None:
     }}"""
     weights = {**NORMED, "half": (4, 8, 3, 3)}
     assert placed(plan_of(text, weights, RTX), "BatchNormalization_n") == {
-        "both -> BatchNormalization_n[0]: int8 per tensor"
+        "both -> BatchNormalization_n[0]: int8 per tensor, the scale of 'r'"
     }
+
+
+POOLED = f"""g ({IMAGE} x) => ({IMAGE} y) {{
+    a = Conv <pads = [1,1,1,1]> (x, w)
+    p = MaxPool <kernel_shape = [3,3], pads = [1,1,1,1]> (a)
+    both = Concat <axis = 1> (a, p)
+    y = Conv <pads = [1,1,1,1]> (both, wide)
+}}"""
+
+
+def test_a_tensor_of_two_readers_is_read_in_int8_before_and_behind_each_move() -> None:
+    plan = plan_of(POOLED, {"w": (8, 8, 3, 3), "wide": (8, 16, 3, 3)})
+    moves = {x.edge for x in plan.placements if x.edge.node in ("MaxPool_p", "Concat_both")}
+    assert {str(edge) for edge in moves} == {
+        "a -> MaxPool_p[0]",
+        "a -> Concat_both[0]",
+        "p -> Concat_both[1]",
+    }
+    assert plan.groups[plan.leader_of(min(moves))] == ("a", "both", "p")
+
+
+def test_a_tensor_of_one_reader_has_a_single_q_behind_its_moves() -> None:
+    text = POOLED.replace("(a, p)", "(p, p)")
+    plan = plan_of(text, {"w": (8, 8, 3, 3), "wide": (8, 16, 3, 3)})
+    assert not placed(plan, "MaxPool_p")
+
+
+def test_what_only_a_part_of_goes_on_keeps_its_scales_apart() -> None:
+    text = f"""g ({IMAGE} x) => ({IMAGE} y, {IMAGE} z) {{
+        a = Conv <pads = [1,1,1,1]> (x, w)
+        p = Gather <axis = 1> (a, first)
+        q = Gather <axis = 1> (a, last)
+        y = Conv <pads = [1,1,1,1]> (p, half)
+        z = Conv <pads = [1,1,1,1]> (q, half)
+    }}"""
+    halves = {"first": np.arange(4), "last": np.arange(4, 8)}
+    plan = plan_of(text, {"w": (8, 8, 3, 3), "half": (8, 4, 3, 3)}, **halves)
+    assert not placed(plan, "Gather_p")
+    assert all(len(tensors) == 1 for tensors in plan.groups.values())
 
 
 def test_a_norm_behind_its_conv_reads_the_conv_as_it_is() -> None:

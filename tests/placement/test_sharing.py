@@ -78,7 +78,7 @@ def test_a_pool_and_a_concat_of_one_tensor_share_so_that_it_is_stored_once() -> 
         y = Conv <pads = [1,1,1,1]> (both, v)
     }}"""
     plan = plan_of(text, {**CONV, "v": (8, 16, 3, 3)})
-    assert shared(plan) == [("both", "p")]
+    assert shared(plan) == [("a", "b", "both", "p")]
 
 
 def test_query_and_key_that_one_matmul_computes_keep_scales_of_their_own() -> None:

@@ -106,17 +106,18 @@ def vit_classifier(*, image: int = 56, heads: int = 3) -> onnx.ModelProto:
     return net.model((1, 3, image, image), net.gemm(first, (dim, 10)))
 
 
-def bert(*, blocks: int = 2, tokens: int = 64, heads: int = 2) -> onnx.ModelProto:
+def bert(
+    *, blocks: int = 2, tokens: int = 64, heads: int = 2, embedded: bool = False
+) -> onnx.ModelProto:
     """Post-norm blocks on embeddings (Devlin et al. 2018), with an attention mask, decomposed
     LayerNormalization, GELU by Erf, and query, key and value apart.
+
+    Where it is embedded, it reads the sum of the embeddings, and its mask is a constant.
     """
     how = _Attention(tokens, heads, 64, divides=True)
     net, dim = NetworkBuilder(), how.dim
-    words = net.node("Gather", net.weights(100, dim, fan_in=1), "ids", axis=0)
-    x = net.node("Add", words, net.weights(1, tokens, dim, fan_in=1))
+    x, mask = ("x", net.filled(0, 1, 1, 1, tokens)) if embedded else _embedded(net, how)
     x = net.layer_norm(x, dim, "decomposed")
-    seen = net.node("Cast", net.node("Unsqueeze", "mask", net.ints(1, 2)), to=TensorProto.FLOAT)
-    mask = net.node("Mul", net.node("Sub", net.number(1), seen), net.number(-10000))
     for _ in range(blocks):
         x = net.layer_norm(net.node("Add", _attend(net, x, how, mask), x), dim, "decomposed")
         wide = net.gelu(net.linear(x, (dim, 4 * dim)))
@@ -124,7 +125,16 @@ def bert(*, blocks: int = 2, tokens: int = 64, heads: int = 2) -> onnx.ModelProt
     first = net.node("Gather", x, net.constant(np.int64(0)), axis=1)
     pooled = net.node("Tanh", net.gemm(first, (dim, dim)))
     ids = (TensorProto.INT64, (1, tokens))
-    return net.model((), net.gemm(pooled, (dim, 3)), inputs={"ids": ids, "mask": ids})
+    inputs = {"ids": ids, "mask": ids}
+    return net.model((1, tokens, dim), net.gemm(pooled, (dim, 3)), inputs=inputs)
+
+
+def _embedded(net: NetworkBuilder, how: _Attention) -> tuple[str, str]:
+    """The sum of the embeddings of words and places, and what is added to the scores."""
+    words = net.node("Gather", net.weights(100, how.dim, fan_in=1), "ids", axis=0)
+    x = net.node("Add", words, net.weights(1, how.tokens, how.dim, fan_in=1))
+    seen = net.node("Cast", net.node("Unsqueeze", "mask", net.ints(1, 2)), to=TensorProto.FLOAT)
+    return x, net.node("Mul", net.node("Sub", net.number(1), seen), net.number(-10000))
 
 
 def swin(*, size: int = 14, window: int = 7, heads: int = 2) -> onnx.ModelProto:
