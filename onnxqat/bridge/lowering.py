@@ -31,7 +31,7 @@ from onnxqat.bridge.program import (
     SubProgram,
 )
 from onnxqat.bridge.quantizers import FakeQuantizers, Quantizer
-from onnxqat.bridge.sources import Source, inline_constant_nodes
+from onnxqat.bridge.sources import Inlined, Source, as_lowered
 from onnxqat.bridge.tensors import ModuleTensors, tensor_of
 from onnxqat.bridge.trainable import trainable
 from onnxqat.bridge.values import (
@@ -48,7 +48,7 @@ from onnxqat.core.finding import Finding
 from onnxqat.core.module_findings import frozen_operator
 from onnxqat.graph import Graph
 from onnxqat.graph.infer import infer_shapes
-from onnxqat.graph.query import constant_value
+from onnxqat.graph.query import constant_value, producer
 
 
 @dataclass(frozen=True)
@@ -76,13 +76,13 @@ def lower(graph: Graph, fallback: Fallback | None = None) -> Lowered:
         ConfigError: The fallback is unknown or not installed.
     """
     check_fallback(fallback)
+    inlined = as_lowered(graph)
     if fallback is None:
-        refuse_unknown(graph)
-    inlined = inline_constant_nodes(graph)
+        refuse_unknown(inlined.graph)
     if unknown_nodes(inlined.graph):
         infer_shapes(inlined.graph)  # ONNX Runtime wants to know the types
     fuse(inlined.graph)
-    context = _Context(inlined.graph)
+    context = _Context(inlined)
     scope = _Scope(context)
     program = scope.program(inlined.graph)
     refuse_both(inlined.graph, context.refused)
@@ -90,6 +90,7 @@ def lower(graph: Graph, fallback: Fallback | None = None) -> Lowered:
     sources = {
         name: tuple(inlined.sources[id(constant)] for constant in constants)
         for name, constants in context.tensors.constants.items()
+        if name in context.tensors.parameters or name in context.tensors.saved
     }
     findings = (*context.findings, *context.quantizers.findings)
     return Lowered(program, context.tensors, order, context.quantizers, sources, findings)
@@ -98,11 +99,12 @@ def lower(graph: Graph, fallback: Fallback | None = None) -> Lowered:
 class _Context:
     """What all scopes share."""
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
-        self.trainable = trainable(graph, unknown_nodes(graph))
-        self.tensors = ModuleTensors()
-        self.quantizers = FakeQuantizers(graph)
+    def __init__(self, inlined: Inlined) -> None:
+        self.graph = inlined.graph
+        stored = inlined.sources.keys()
+        self.trainable = trainable(self.graph, unknown_nodes(self.graph)) & stored
+        self.tensors = ModuleTensors(stored)
+        self.quantizers = FakeQuantizers(self.graph, stored)
         self.findings: list[Finding] = []
         self.refused: list[tuple[gs.Node, str]] = []
         """Nodes that neither torch nor ONNX Runtime has, with the latter's words."""
@@ -311,14 +313,21 @@ class _Scope:
             return False
         module, parameter = self.context.quantizer(entry)
         function: Callable[..., Any] = module
+        relu = quantizers.relu_before(entry) if parameter is None else None
+        source = entry.source if relu is None else relu.inputs[0]
         if parameter is not None:
             read = self._capture((_TENSOR, parameter)).index
         else:
-            relu = quantizers.relu_before(entry)
-            source = entry.source if relu is None else relu.inputs[0]
             function = module if relu is None else Rectified(module)
             read = self._read(source, self._value(source), Reading.TENSOR)
-        place = _place(node, reads=entry.source.name)
+        nodes = (relu, None if parameter is not None else producer(node.inputs[0]), node)
+        place = Place(
+            " + ".join(_label(each) for each in nodes if each is not None),
+            "FakeQuantize",
+            (source.name,),
+            (node.outputs[0].name,),
+            note=module.extra_repr(),
+        )
         self._bind(node, self._emit(function, (read,), 1, place), on_host=False)
         return True
 
@@ -416,10 +425,15 @@ class _Scope:
         self._bind(call.node, writes, on_host=False)
 
 
-def _place(node: gs.Node, *, reads: str | None = None) -> Place:
-    inputs = tuple(tensor.name for tensor in node.inputs) if reads is None else (reads,)
-    outputs = tuple(t.name for t in node.outputs if t.name)
-    return Place(node.name or f"<{node.op} of {', '.join(outputs)}>", node.op, inputs, outputs)
+def _place(node: gs.Node) -> Place:
+    inputs, outputs = ([t.name for t in tensors] for tensors in (node.inputs, node.outputs))
+    return Place(_label(node), node.op, tuple(inputs), tuple(filter(None, outputs)))
+
+
+def _label(node: gs.Node) -> str:
+    """The node's name, or what tells it from others."""
+    made = ", ".join(tensor.name for tensor in node.outputs if tensor.name)
+    return node.name or f"<{node.op} of {made}>"
 
 
 def _declared(tensor: gs.Tensor) -> Declared:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +15,15 @@ from torch import Tensor, nn
 
 from onnxqat.bridge.fake_quant import FakeQuantize, along
 from onnxqat.core.codec import decode
+from onnxqat.core.finding import Finding
 from onnxqat.core.module_findings import qdq_as_written
 from onnxqat.core.plan import QuantPlan
 from onnxqat.core.spec import QuantDtype
 from onnxqat.graph import Graph
+from onnxqat.graph.graph import all_graphs
 from onnxqat.graph.insert import PLAN_KEY
 from onnxqat.graph.qdq_pairs import QdqPair, qdq_pairs
-from onnxqat.graph.query import constant_value, is_output
+from onnxqat.graph.query import constant_value, is_output, producer
 
 
 @dataclass(frozen=True)
@@ -73,18 +76,39 @@ class Codes:
         return torch.equal(weight, self.weight) and torch.equal(scale, self.scale)
 
 
-def quantizers(graph: Graph) -> dict[str, Quantizer | str]:
+def quantizers(graph: Graph, stored: Collection[int]) -> dict[str, Quantizer | str]:
     """The pairs of the main graph by the DQ's output: a fake quantizer, or why it cannot be one.
 
     One wants constant scales > 0, the same for Q and DQ, and one constant zero point for all
-    channels. Other pairs run as they stand.
+    channels, and all constants stored in the source graph. Other pairs run as they stand.
     """
     narrow = narrow_weights(graph)
     makers = {t.name: node for node in graph.nodes for t in node.outputs}
     return {
-        pair.output: _quantizer(graph, makers[pair.output], pair, narrow)
+        pair.output: _why_not_stored(makers[pair.output], stored)
+        or _quantizer(graph, makers[pair.output], pair, narrow)
         for pair in qdq_pairs(graph)
     }
+
+
+def _why_not_stored(dq: gs.Node, stored: Collection[int]) -> str | None:
+    """Which constant of a pair cannot be written back."""
+    inside = [t for t in dq.inputs[:2] if isinstance(t, gs.Constant) and id(t) not in stored]
+    return f"'{inside[0].name}' is a constant of a model-local function" if inside else None
+
+
+def _as_written(graph: Graph, found: dict[str, Quantizer | str]) -> Iterator[Finding]:
+    """What there is to say of the DequantizeLinear nodes that are in no fake quantizer."""
+    for inner in all_graphs(graph):
+        for dq in (node for node in inner.nodes if node.op == "DequantizeLinear"):
+            entry = found.get(dq.outputs[0].name) if inner is graph else "it lies in a subgraph"
+            maker = producer(dq.inputs[0])
+            made_by = "is a graph input" if maker is None else f"is made by {maker.op}"
+            reason = f"'{dq.inputs[0].name}' {made_by}" if entry is None else entry
+            if isinstance(reason, str):
+                quantized = maker is not None and maker.op == "QuantizeLinear"
+                tensor = maker.inputs[0] if maker is not None and quantized else dq.inputs[0]
+                yield qdq_as_written(dq.name, tensor.name, reason)
 
 
 def narrow_weights(graph: Graph) -> frozenset[str]:
@@ -183,7 +207,8 @@ _LIMITS = {
 class FakeQuantizers:
     """The fake quantizers of a module, and the parameters that they need."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, stored: Collection[int]) -> None:
+        """Take the graph, and the ids of the constants that the source graph stores."""
         self.modules: dict[str, FakeQuantize] = {}
         """By quantized tensor's name."""
         self.scales: dict[str, str] = {}
@@ -191,15 +216,10 @@ class FakeQuantizers:
         self.codes: dict[str, Codes] = {}
         """Torch name of a weight that the file stores as codes -> how it is stored."""
         self._graph = graph
-        found = quantizers(graph)
+        found = quantizers(graph, stored)
         self._entries = {k: entry for k, entry in found.items() if isinstance(entry, Quantizer)}
-        pairs = {pair.output: pair for pair in qdq_pairs(graph)}
-        self.findings = tuple(
-            qdq_as_written(pairs[output].dq_node, pairs[output].tensor, reason)
-            for output, reason in found.items()
-            if isinstance(reason, str)
-        )
-        """The pairs that run as they stand."""
+        self.findings = tuple(_as_written(graph, found))
+        """The DequantizeLinear nodes that run as they stand."""
 
     def of(self, node: gs.Node) -> Quantizer | None:
         """The pair of a DequantizeLinear node."""

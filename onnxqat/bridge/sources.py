@@ -6,6 +6,7 @@ Lowering sees initializers only; the file keeps what it had.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from onnxqat.graph import Graph
 from onnxqat.graph.graph import all_graphs, all_nodes, all_tensors
 from onnxqat.graph.passes.edit import make_constant, remove_nodes
+from onnxqat.graph.passes.functions import inline_functions
 from onnxqat.graph.query import constant_value, is_output
 
 
@@ -34,15 +36,32 @@ class Source:
 
 @dataclass(frozen=True)
 class Inlined:
-    """A copy of a graph with initializers in place of Constant nodes."""
+    """A copy of a graph with initializers in place of Constant nodes, and functions expanded."""
 
     graph: Graph
     sources: dict[int, Source]
-    """By the id of the constant in `graph`."""
+    """By the id of the constant in `graph`. Constants in the body of a function have none: several
+    calls may share them, so that they keep their values."""
 
 
-def inline_constant_nodes(graph: Graph) -> Inlined:
-    """The graph as lowering reads it; Constant nodes without a tensor stay."""
+def as_lowered(graph: Graph) -> Inlined:
+    """The graph as lowering reads it; Constant nodes without a tensor stay.
+
+    Raises:
+        ModelError: A model-local function is written for another opset than the model.
+    """
+    inlined = _with_initializers(graph)
+    if not graph.shell.functions:
+        return inlined
+    named = [(t.name, inlined.sources.get(id(t))) for t in all_tensors(inlined.graph)]
+    count = Counter(name for name, source in named if source is not None)
+    sources = {name: source for name, source in named if source is not None and count[name] == 1}
+    expanded = _with_initializers(inline_functions(inlined.graph, lambda _: None)).graph
+    constants = (t for t in all_tensors(expanded) if isinstance(t, gs.Constant))
+    return Inlined(expanded, {id(t): sources[t.name] for t in constants if t.name in sources})
+
+
+def _with_initializers(graph: Graph) -> Inlined:
     copy: Graph = graph.copy()
     sources = {id(tensor): source for tensor, source in _initializers(copy)}
     nodes = {id(node): i for i, node in enumerate(all_nodes(copy))}

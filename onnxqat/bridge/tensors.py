@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,9 @@ from onnxqat.graph.query import constant_value
 class ModuleTensors:
     """Parameters and buffers, made when a constant is first read."""
 
-    def __init__(self) -> None:
+    def __init__(self, stored: Collection[int]) -> None:
+        """Take the ids of the constants that the source graph stores: they are the state."""
+        self._stored = stored
         self.parameters: dict[str, nn.Parameter] = {}
         self.buffers: dict[str, Tensor] = {}
         self.saved: set[str] = set()
@@ -69,7 +71,7 @@ class ModuleTensors:
         if id(constant) not in self._names:
             name = self.known(constant.name, tensor_of(constant_value(constant)))
             self._names[id(constant)] = name
-            if self.buffers[name].is_floating_point():
+            if self.buffers[name].is_floating_point() and id(constant) in self._stored:
                 self.saved.add(name)
                 self.constants[name] = [constant]
         return self._names[id(constant)]

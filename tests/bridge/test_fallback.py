@@ -150,18 +150,6 @@ def test_a_frozen_node_may_have_several_outputs() -> None:
     assert_agrees(parser.parse_model(UNIQUE), {"x": np.array([2, 1, 2, 5], np.float32)})
 
 
-def test_a_model_local_function_runs_frozen() -> None:
-    text = """
-    <ir_version: 8, opset_import: ["" : 17, "own" : 1]>
-    net (float[n, 3] x) => (float[n, 3] y) { y = own.twice (x) }
-    <opset_import: ["" : 17], domain: "own">
-    twice (a) => (b) { b = Add (a, a) }
-    """
-    x = random(2, 3)
-    module = frozen(parser.parse_model(text))
-    np.testing.assert_array_equal(torch_outputs(module, {"x": x})[0], x + x)
-
-
 def test_a_frozen_node_in_a_branch_sees_the_values_around_it() -> None:
     text = f"""
     {OPSETS}

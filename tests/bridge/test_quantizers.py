@@ -30,16 +30,16 @@ AS_WRITTEN = {
 """What is said -> the nodes."""
 
 
-def model_of(body: str) -> onnx.ModelProto:
+def model_of(body: str, *, flag: str = "") -> onnx.ModelProto:
     model = parser.parse_model(f"""
         <ir_version: 8, opset_import: ["" : 17]>
-        net (float[3, 3] x) => (float[3, 3] y)
+        net ({flag}float[3, 3] x) => (float[3, 3] y)
         <float s = {{0.1}}, float other = {{0.2}}, float negative = {{-0.1}}, float top = {{127.0}},
          float[3] three = {{0.1, 0.2, 0.3}}, int8 z = {{0}}, int8 one = {{1}},
          int8[3] zs = {{0, 0, 0}}, int8[3] points = {{0, 1, 2}}>
         {{ {body} }}""")
     for node in model.graph.node:
-        node.name = f"the_{node.output[0]}"
+        node.name = node.name or f"the_{node.output[0]}"
     return model
 
 
@@ -67,3 +67,27 @@ def test_of_a_fake_quantizer_there_is_nothing_to_say() -> None:
     assert module.findings == ()
     assert set(module.quantizers) == {"x"}
     assert_agrees(model_of(PLAIN), inputs())
+
+
+def test_pairs_in_a_branch_and_codes_that_no_pair_makes_are_told_too() -> None:
+    model = model_of(
+        "c, t, p = DynamicQuantizeLinear (x) [dynamic] d = DequantizeLinear (c, t, p) "
+        "y = If (flag) < then_branch = yes () => (float[3, 3] a) "
+        "{ q = QuantizeLinear (d, s, z) [inner] a = DequantizeLinear (q, s, z) }, "
+        "else_branch = no () => (float[3, 3] b) { b = Neg (d) } >",
+        flag="bool flag, ",
+    )
+    findings = {finding.node: finding for finding in to_torch(model).findings}
+    assert set(findings) == {"dynamic", "inner"}
+    assert findings["dynamic"].message.endswith("'c' is made by DynamicQuantizeLinear")
+    assert (findings["inner"].tensor, findings["dynamic"].tensor) == ("d", "c")
+    assert findings["inner"].message.endswith("it lies in a subgraph")
+    for flag in (True, False):
+        assert_agrees(model, {"flag": np.array(flag), **inputs()})
+
+
+def test_printing_a_fake_quantizer_names_all_its_nodes() -> None:
+    lines = str(to_torch(model_of("r = Relu (x) " + PLAIN.replace("(x", "(r")))).splitlines()
+    assert lines[1] == (
+        "  the_r + the_q + the_y: FakeQuantize(x) -> y  # per-tensor, codes -128..127"
+    )
