@@ -74,6 +74,7 @@ def neg(X: Tensor) -> Tensor:
 
 
 @op("Abs", versions=(6, 13), host=host.elementwise(abs))
+@or_numpy(np.abs)
 def abs_(X: Tensor) -> Tensor:
     return X.abs()
 
@@ -114,6 +115,7 @@ def round_(X: Tensor) -> Tensor:
 
 
 @op("Sign", versions=(9, 13))
+@or_numpy(np.sign)
 def sign(input: Tensor) -> Tensor:
     return input.sign()
 

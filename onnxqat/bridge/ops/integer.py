@@ -44,7 +44,7 @@ def _requantized(sums: Tensor, multiplier: Tensor, zero_point: Tensor) -> Tensor
 @op("DynamicQuantizeLinear", versions=(11,))
 def dynamic_quantize_linear(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     low, high = x.amin().clamp(max=0), x.amax().clamp(min=0)
-    scale = torch.where(high == low, torch.ones_like(high), high - low) / UINT8_MAX
+    scale = torch.where(high == low, torch.ones_like(high), (high - low) / UINT8_MAX)
     zero_point = torch.round((-low / scale).clamp(0, UINT8_MAX))
     codes = (torch.round(x / scale) + zero_point).clamp(0, UINT8_MAX)
     return codes.to(torch.uint8), scale, zero_point.to(torch.uint8)

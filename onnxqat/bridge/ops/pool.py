@@ -199,14 +199,14 @@ def max_unpool(
             X.shape[2:], strides, pads[:rank], pads[rank:], kernel_shape, strict=True
         )
     ]
+    if output_shape and tuple(output_shape[2:]) != tuple(own):
+        raise ModelError(
+            f"MaxUnpool to {output_shape[2:]} where the windows give {tuple(own)}: which cells the "
+            "indices count differs between ONNX and its runtimes",
+            fix="leave output_shape out, and Pad what comes out",
+        )
     flat = X.new_zeros(X.shape[0] * X.shape[1] * prod(own))
-    y = flat.scatter(0, I.flatten(), X.flatten()).reshape(*X.shape[:2], *own)
-    if not output_shape:
-        return y
-    extra = tuple(wanted - n for wanted, n in zip(output_shape[2:], own, strict=True))
-    if min(extra) < 0:
-        raise ModelError(f"output_shape {output_shape} is smaller than the {own} of the windows")
-    return pad(y, (0,) * rank, extra)
+    return flat.scatter(0, I.flatten(), X.flatten()).reshape(*X.shape[:2], *own)
 
 
 @op("AveragePool", versions=(1, 7, 10, 11, 19, 22))

@@ -55,10 +55,12 @@ def _l2(x: Tensor, axes: Axes, keep: bool) -> Tensor:
 
 
 def _log_sum(x: Tensor, axes: Axes, keep: bool) -> Tensor:
-    return _sum(x, axes, keep).log()
+    return _sum(x, axes, keep).log().to(x.dtype)
 
 
 def _log_sum_exp(x: Tensor, axes: Axes, keep: bool) -> Tensor:
+    if not x.is_floating_point():
+        return torch.logsumexp(x.double(), axes, keep).to(x.dtype)
     return torch.logsumexp(x, axes, keep)
 
 

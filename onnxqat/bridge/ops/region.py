@@ -180,7 +180,7 @@ Places = tuple[Tensor, Tensor, Tensor, Tensor]
 
 def _sample_places(start: Tensor, extent: Tensor, bins: int, ratio: int, length: int) -> Places:
     width = extent / bins
-    count = ratio if ratio > 0 else ceil(float(width))
+    count = ratio if ratio > 0 else max(ceil(float(width)), 0)
     bin_ = torch.arange(bins, dtype=start.dtype, device=start.device).unsqueeze(1)
     sample = torch.arange(count, dtype=start.dtype, device=start.device)
     place = start + bin_ * width + (sample + 0.5) * width / max(count, 1)
@@ -195,6 +195,8 @@ def _sample_places(start: Tensor, extent: Tensor, bins: int, ratio: int, length:
 
 def _pooled_region(image: Tensor, rows: Places, columns: Places, *, is_max: bool) -> Tensor:
     """One region [channels, rows, columns] out of an image [channels, height, width]."""
+    if not rows[0].numel() or not columns[0].numel():  # a region that ends before it starts
+        return image.new_zeros(image.shape[0], rows[0].shape[0], columns[0].shape[0])
     corners = []
     for row, row_weight in ((rows[0], rows[2]), (rows[1], rows[3])):
         for column, weight in ((columns[0], columns[2]), (columns[1], columns[3])):
@@ -202,8 +204,6 @@ def _pooled_region(image: Tensor, rows: Places, columns: Places, *, is_max: bool
             parts = values * row_weight.reshape(-1, 1) * weight.reshape(1, -1)
             corners.append(parts.reshape(-1, *row.shape, *column.shape))
     cells = torch.stack(corners)
-    if cells.numel() == 0:
-        return cells.sum((0, 3, 5))
     return cells.amax((0, 3, 5)) if is_max else cells.sum(0).mean((2, 4))
 
 

@@ -50,7 +50,7 @@ def dft(
     else:
         y = torch.fft.fft(x, length, dim)
         y = y.narrow(dim, 0, y.shape[dim] // 2 + 1) if onesided else y
-    return torch.view_as_real(y).to(input.dtype)
+    return torch.view_as_real(y.resolve_conj()).to(input.dtype)
 
 
 @op("STFT", versions=(17,))
