@@ -18,7 +18,7 @@ from onnxqat.training.parameters import Coordinates
 from onnxqat.training.record import Finetuned, OnProgress
 from onnxqat.training.schedule import count_steps
 from onnxqat.training.start import start_from_teacher
-from onnxqat.training.targets import choose_targets
+from onnxqat.training.targets import choose_targets, weight_bits
 from onnxqat.training.terms import make_loss
 from onnxqat.training.validation import HeldOut
 
@@ -93,7 +93,7 @@ def _prepare(
     start_from_teacher(student, held_out.teacher)
     targets = choose_targets(student, config)
     coordinates = Coordinates(targets.trained)
-    rates = choose_rates(config)
+    rates = choose_rates(config, bits=weight_bits(student))
     return Loop(
         student=student,
         teacher=held_out.teacher,

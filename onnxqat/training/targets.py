@@ -60,6 +60,12 @@ def choose_targets(student: OnnxModule, config: FinetuneConfig) -> Targets:
     return Targets((*values, *scales), following)
 
 
+def weight_bits(student: OnnxModule) -> int:
+    """Bits of the coarsest quantized weight; 8 where none is quantized."""
+    limits = (quantizer.qmax for quantizer in student.quantizers.values() if quantizer.is_weight)
+    return min((qmax.bit_length() + 1 for qmax in limits), default=8)
+
+
 def _choose_values(student: OnnxModule, by_name: dict[str, Parameter]) -> Iterator[Trained]:
     kinds = roles(student.graph)
     for name, parameter in by_name.items():

@@ -12,6 +12,8 @@ from onnxqat.bridge import to_torch, write_back
 from onnxqat.core.errors import ConfigError, TrainingError
 from onnxqat.graph import save, structural_diff
 from onnxqat.training import FinetuneConfig, StepRecord, finetune
+from onnxqat.training.optimizer import RECOMMENDED, choose_rates
+from onnxqat.training.targets import weight_bits
 from tests.support.onnx_text import model_of
 from tests.support.students import Images, sqnr_db, student_and_teacher, values_of
 
@@ -244,3 +246,17 @@ def test_the_threads_asked_for_compute_and_afterwards_as_many_as_before() -> Non
     )
     assert set(seen) == {before + 1}
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(("format_name", "bits"), [("int8", 8), ("w4a8", 4)])
+def test_the_rates_are_those_recommended_for_the_bits_of_the_weights(format_name, bits) -> None:
+    student, _ = student_and_teacher(format_name)
+    assert weight_bits(student) == bits
+    assert choose_rates(FinetuneConfig(), bits=weight_bits(student)) == RECOMMENDED[bits]
+
+
+def test_a_rate_of_the_users_moves_the_others_in_the_recommended_ratio() -> None:
+    recommended = RECOMMENDED[8]
+    rates = choose_rates(FinetuneConfig(lr=2 * recommended.weight), bits=8)
+    assert rates.weight_scale == pytest.approx(2 * recommended.weight_scale)
+    assert rates.bias == pytest.approx(2 * recommended.bias)
