@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import onnx
+from onnx import helper, numpy_helper
 
 from onnxqat.core.calibration import Calibration, TensorRange
 from onnxqat.core.comparison import Comparison, LayerError
 from onnxqat.core.distribution import Distribution
-from onnxqat.core.engine_plan import EngineLayer, EnginePlan, TensorView
+from onnxqat.core.engine_plan import EngineLayer, EnginePlan, NodePrecision, TensorView
 from onnxqat.core.finding import Finding, Severity
 from onnxqat.core.plan import QuantPlan
+from onnxqat.core.precision import TOLD_OPS, dtype_precision
 from onnxqat.core.provenance import FileRecord, Provenance, Setting, Version
 from onnxqat.core.summary import BudgetCheck, ModelRow, StageTime, Summary
-from onnxqat.graph import Graph, insert, prepare
+from onnxqat.graph import Graph, as_graph, insert, prepare
 from onnxqat.placement import place
 from onnxqat.report.html import Report, View
 from onnxqat.training import StepRecord
@@ -45,7 +48,7 @@ def engine(graph: Graph, *, heavy_dtype: str = "Int8") -> EnginePlan:
     for node in graph.nodes:
         if node.op in ("QuantizeLinear", "DequantizeLinear"):
             continue
-        is_heavy = node.op in ("Conv", "Gemm")
+        is_heavy = node.op in ("Conv", "Gemm", "MatMul")
         dtype = heavy_dtype if is_heavy else "Int8"
         layers.append(
             EngineLayer(
@@ -57,7 +60,14 @@ def engine(graph: Graph, *, heavy_dtype: str = "Int8") -> EnginePlan:
                 onnx_nodes=(node.name,),
             )
         )
-    return EnginePlan("rtx", "SM89", tuple(layers))
+    by_node = {layer.onnx_nodes[0]: layer for layer in layers}
+    works = tuple(
+        NodePrecision(node.name, node.op, dtype_precision(layer.inputs[0].dtype), layer.name)
+        for node in graph.nodes
+        for layer in (by_node.get(node.name),)
+        if node.op in TOLD_OPS and layer is not None
+    )
+    return EnginePlan("rtx", "SM89", tuple(layers), nodes=works)
 
 
 def comparison(graph: Graph, *, best: float) -> Comparison:
@@ -140,6 +150,37 @@ def bare_report() -> Report:
     """An FP32 model of which nothing else is known."""
     fp32, _, _ = quantized()
     return Report(title="net.onnx", subject=View("as it is", fp32))
+
+
+def large_report(nodes: int) -> Report:
+    """A long chain of products and activations, compiled and compared, with many findings."""
+    names = [f"/model/layers.{i // 2}/{'Relu' if i % 2 else 'MatMul'}" for i in range(nodes)]
+    tensors = ["x", *(f"{name}_output_0" for name in names)]
+    chain = [
+        helper.make_node(
+            "Relu" if i % 2 else "MatMul",
+            [tensors[i]] if i % 2 else [tensors[i], "w"],
+            [tensors[i + 1]],
+            name=name,
+        )
+        for i, name in enumerate(names)
+    ]
+    ends = [
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 4])
+        for name in (tensors[0], tensors[-1])
+    ]
+    weights = numpy_helper.from_array(np.zeros((4, 4), np.float32), "w")
+    graph = helper.make_graph(chain, "large", ends[:1], ends[1:], [weights])
+    subject = as_graph(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]))
+    return Report(
+        title="large.onnx",
+        subject=View("as it is", subject),
+        engine=engine(subject),
+        inner_errors={"qat": comparison(subject, best=50.0)},
+        findings=tuple(
+            Finding("QDQ101", Severity.WARNING, "one of many", node=name) for name in names[::4]
+        ),
+    )
 
 
 HOSTILE = "<script>window.pwned=1</script>\"'><img src=x onerror=window.pwned=2>{{ 7*7 }}$x_2$"

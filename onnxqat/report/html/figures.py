@@ -26,6 +26,9 @@ WITHOUT_MATPLOTLIB = (
     "pip install 'onnxqat[report]', then onnxqat report FOLDER."
 )
 
+LOGARITHMIC = 10
+"""Losses that differ by more than this factor are drawn on a logarithmic axis."""
+
 INK, MUTED, LINE, FIRST, SECOND, SHADE = (f"#0{i}0{i}0{i}" for i in range(1, 7))
 """Colours that stand for the page's: near-black ones, which nothing else uses."""
 _IN_PAGE = {
@@ -96,20 +99,20 @@ def histogram(shown: Distribution, *, key: str) -> str:
 
 def loss_curve(history: Sequence[StepRecord], *, key: str) -> str:
     """Training loss of each step, and the same loss on the held-out samples."""
-    steps = [(record.step, record.loss) for record in history if _is_number(record.loss)]
+    losses = ((record.step, record.loss) for record in history)
+    steps = [(step, loss) for step, loss in losses if loss is not None and isfinite(loss)]
     held_out = _validations(history, lambda found: found.loss)
 
     def draw(axes: Axes) -> None:
-        axes.set_yscale("log")
-        for axis_format in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-            axis_format("{x:g}")
+        if _spread([loss for _, loss in (*steps, *held_out)]) > LOGARITHMIC:
+            axes.set_yscale("log")
         if steps:
             axes.plot(*zip(*steps, strict=True), color=MUTED, linewidth=1, label="training batch")
         _mark(axes, held_out, best=_best(history), label="held-out samples")
         axes.set_xlabel("step")
         axes.set_ylabel("loss")
 
-    return _figure(draw, key=key, label="Loss by step", size=(5.8, 2.9))
+    return _figure(draw, key=key, label="Loss by step", size=(4.9, 2.6))
 
 
 def sqnr_curve(history: Sequence[StepRecord], *, key: str) -> str:
@@ -121,7 +124,7 @@ def sqnr_curve(history: Sequence[StepRecord], *, key: str) -> str:
         axes.set_xlabel("step")
         axes.set_ylabel("SQNR, dB")
 
-    return _figure(draw, key=key, label="SQNR on held-out samples by step", size=(5.8, 2.9))
+    return _figure(draw, key=key, label="SQNR on held-out samples by step", size=(4.9, 2.6))
 
 
 Points = Sequence[tuple[int, float]]
@@ -134,8 +137,9 @@ def _validations(
     return [(step, number) for step, number in found if isfinite(number)]
 
 
-def _is_number(value: float | None) -> bool:
-    return value is not None and isfinite(value)
+def _spread(values: Sequence[float]) -> float:
+    """How many times the smallest value the largest is; 1 where one is not positive."""
+    return max(values) / min(values) if values and min(values) > 0 else 1.0
 
 
 def _best(history: Sequence[StepRecord]) -> int | None:
@@ -164,8 +168,10 @@ def _mark(axes: Axes, points: Points, *, best: int | None, label: str) -> None:
             markerfacecolor="none",
             markeredgecolor=SECOND,
             markeredgewidth=2,
+            clip_on=False,
             label="kept",
         )
+    axes.locator_params(axis="x", integer=True)
     axes.legend(frameon=False, labelcolor=MUTED)
 
 

@@ -1,4 +1,4 @@
-"""The findings, each with pictures of the place that it speaks of."""
+"""The findings by rule, the first of each with pictures of the place that it speaks of."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from onnxqat.report.html.contents import Report, View
 from onnxqat.report.html.neighbourhood import Map, Neighbourhood
 from onnxqat.report.html.picture import Picture, picture
 
-PICTURED_OF_A_RULE = 3
-"""Findings of one rule look alike: the first few are drawn."""
+SHOWN_OF_A_RULE = 3
+"""Findings of one rule look alike: the first few are drawn, the others listed."""
 PICTURED = 40
 """Findings that are drawn in all, so that a page on a bad model stays small."""
 
@@ -34,47 +34,60 @@ class FindingCard:
 
 
 @dataclass(frozen=True)
-class Findings:
-    """All findings, worst first, and what was left out."""
+class RuleFindings:
+    """What one rule objects to."""
 
+    rule: str
     cards: tuple[FindingCard, ...]
+    others: tuple[Finding, ...]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All findings, in their order by the first of each rule."""
+
+    rules: tuple[RuleFindings, ...]
     counts: tuple[tuple[Severity, int], ...]
     """How many of each severity, worst first."""
-    undrawn: int
-    """Findings that are told without a picture because there are too many."""
 
 
-def finding_cards(report: Report) -> Findings:
-    """The findings of a report, in their order."""
+def findings_by_rule(report: Report) -> Findings:
+    """The findings of a report."""
     artist = _Artist(report)
-    cards = tuple(FindingCard(f, artist.pictures(f)) for f in report.findings or ())
-    found = Counter(card.finding.severity for card in cards)
-    counts = tuple((severity, found[severity]) for severity in reversed(Severity))
-    return Findings(cards, counts, artist.undrawn)
+    rules: dict[str, list[Finding]] = {}
+    for finding in report.findings or ():
+        rules.setdefault(finding.rule, []).append(finding)
+    found = Counter(finding.severity for finding in report.findings or ())
+    return Findings(
+        rules=tuple(_of_rule(rule, findings, artist) for rule, findings in rules.items()),
+        counts=tuple((severity, found[severity]) for severity in reversed(Severity)),
+    )
+
+
+def _of_rule(rule: str, findings: list[Finding], artist: _Artist) -> RuleFindings:
+    first, others = findings[:SHOWN_OF_A_RULE], findings[SHOWN_OF_A_RULE:]
+    cards = (FindingCard(finding, artist.pictures(finding)) for finding in first)
+    return RuleFindings(rule, tuple(cards), tuple(others))
 
 
 class _Artist:
-    """Draws the place of a finding in each state of the graph, unless there are too many."""
+    """Draws a finding's place in each state of the graph, unless there are too many."""
 
     def __init__(self, report: Report) -> None:
         self._maps = {view.label: Map(view.graph) for view in _views(report)}
         self._subject = report.subject.label
-        self._drawn: Counter[str] = Counter()
-        self.undrawn = 0
+        self._drawn = 0
 
     def pictures(self, finding: Finding) -> tuple[LabelledPicture, ...]:
         place = self._maps[self._subject].around(node=finding.node, tensor=finding.tensor)
-        if place is None:
+        if place is None or self._drawn >= PICTURED:
             return ()
-        if self._drawn[finding.rule] >= PICTURED_OF_A_RULE or self._drawn.total() >= PICTURED:
-            self.undrawn += 1
-            return ()
-        self._drawn[finding.rule] += 1
+        self._drawn += 1
         return tuple(self._all_states(place))
 
     def _all_states(self, place: Neighbourhood) -> Iterator[LabelledPicture]:
         for label, map_ in self._maps.items():
-            found = place if label == self._subject else map_.same_place(place.nodes)
+            found = place if label == self._subject else map_.same_place(place)
             if found is not None:
                 yield LabelledPicture(label, picture(found))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -53,6 +53,8 @@ class Neighbourhood:
     """Links that lead out of the picture."""
     nodes: frozenset[str]
     """Names of the nodes in it."""
+    focus: frozenset[str] = frozenset()
+    """Names of those that it is about."""
 
 
 class Map:
@@ -66,11 +68,14 @@ class Map:
         seeds = self._seeds(node, tensor)
         return self._picture(self._nearest(seeds), focus=seeds) if seeds else None
 
-    def same_place(self, names: Collection[str]) -> Neighbourhood | None:
-        """The nodes of these names and what lies between and beside them; None if none is here."""
-        seeds = [self._by_name[name] for name in sorted(names) if name in self._by_name]
-        work = [node for node in seeds if node.op not in QDQ_OPS] or seeds
-        return self._picture(self._nearest(work), focus=[]) if work else None
+    def same_place(self, other: Neighbourhood) -> Neighbourhood | None:
+        """A place in another state of the graph: its nodes, and the Q and DQ nodes about them that
+        are only here; None if none of the nodes is here.
+        """
+        seeds = [self._by_name[name] for name in sorted(other.nodes) if name in self._by_name]
+        focus = [node for node in seeds if label(node) in other.focus]
+        nodes = self._nearest(seeds, through=QDQ_OPS)
+        return self._picture(nodes, focus=focus) if seeds else None
 
     @cached_property
     def _by_name(self) -> dict[str, gs.Node]:
@@ -96,14 +101,20 @@ class Map:
             return [self._by_name[node]]
         return self._by_tensor.get(tensor, [])[:3] if tensor else []
 
-    def _nearest(self, seeds: Iterable[gs.Node]) -> list[gs.Node]:
-        """The seeds and the nodes nearest to them, in the order of the file."""
+    def _nearest(
+        self, seeds: Sequence[gs.Node], *, through: Collection[str] | None = None
+    ) -> list[gs.Node]:
+        """The seeds and the nodes nearest to them, of some operators or of all, in the order of the
+        file.
+        """
         found = {id(node): node for node in seeds}
         queue = deque(found.values())
         while queue and len(found) < MOST_NODES:
             for neighbour in _neighbours(queue.popleft()):
-                is_inside = id(neighbour) in self._order  # not in a subgraph
-                if is_inside and id(neighbour) not in found and len(found) < MOST_NODES:
+                is_wanted = id(neighbour) in self._order and (  # not in a subgraph
+                    through is None or neighbour.op in through
+                )
+                if is_wanted and id(neighbour) not in found and len(found) < MOST_NODES:
                     found[id(neighbour)] = neighbour
                     queue.append(neighbour)
         return sorted(found.values(), key=lambda node: self._order[id(node)])
@@ -132,7 +143,8 @@ class Map:
                     links.append(Link(keys[id(node)], box.key, tensor.name))
         unique = {box.key: box for box in boxes}
         names = frozenset(label(node) for node in nodes)
-        return Neighbourhood(tuple(unique.values()), tuple(links), hidden, names)
+        marked = frozenset(label(node) for node in focus)
+        return Neighbourhood(tuple(unique.values()), tuple(links), hidden, names, marked)
 
     def _source_box(self, node: gs.Node, tensor: gs.Tensor) -> Box | None:
         """An input of the graph, or weights; None for the rest, scales and biases."""

@@ -18,7 +18,7 @@ from onnxqat.core.engine_plan import Passage
 from onnxqat.report import numbers
 from onnxqat.report.html import figures
 from onnxqat.report.html.contents import Report
-from onnxqat.report.html.findings import finding_cards
+from onnxqat.report.html.findings import findings_by_rule
 from onnxqat.report.html.layers import layers
 from onnxqat.report.html.precision_map import height_of, precision_map
 from onnxqat.report.html.summary import budget_lines, tiles
@@ -67,7 +67,7 @@ def render(report: Report) -> str:
         budget=budget_lines(report.summary) if report.summary is not None else (),
         layers=rows,
         map=precision_map(report, rows.rows),
-        findings=finding_cards(report),
+        findings=findings_by_rule(report),
         histograms=tuple(_histograms(report)),
         curves=tuple(_curves(report)),
         undrawable=None if figures.can_draw() else figures.WITHOUT_MATPLOTLIB,

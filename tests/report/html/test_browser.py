@@ -12,7 +12,7 @@ from PIL import Image
 
 from onnxqat.report.html import Report, render
 from tests.support.browser import Browser, Page, needs_chromium
-from tests.support.reports import bare_report, full_report, hostile_report
+from tests.support.reports import bare_report, full_report, hostile_report, large_report
 
 pytestmark = needs_chromium
 
@@ -48,6 +48,18 @@ def column(page: Page, title: str) -> list[str]:
 
 def click(page: Page, selector: str) -> None:
     page.evaluate(f"document.querySelector({selector!r}).click()")
+
+
+def test_a_large_network_is_filtered_as_a_whole_and_shown_in_parts(browser, tmp_path):
+    page_of_many = written(tmp_path / "large.html", large_report(3000))
+    with browser.page(page_of_many) as page:
+        assert page.evaluate(f"{SHOWN}.length") == 200
+        click(page, "#more button")
+        assert page.evaluate(f"{SHOWN}.length") == 400
+        page.evaluate("document.getElementById('filter-text').focus()")
+        page.type("layers.1499/")
+        assert column(page, "node") == ["/model/layers.1499/MatMul", "/model/layers.1499/Relu"]
+        assert page.evaluate("document.getElementById('strip').children.length") <= 480
 
 
 def sort_by(page: Page, title: str) -> None:

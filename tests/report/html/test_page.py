@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
 from onnxqat.report.html import Report, figures, render
-from tests.support.reports import HOSTILE, bare_report, full_report, hostile_report
+from tests.support.reports import HOSTILE, bare_report, full_report, hostile_report, large_report
 
 VOID = {"meta", "link", "input", "br", "img", "wbr"}
 
@@ -122,3 +123,12 @@ def test_without_matplotlib_figures_are_left_out_and_the_reason_is_given(monkeyp
 
 def test_a_page_is_small(full):
     assert len(full.encode()) < 150_000
+
+
+def test_a_network_of_ten_thousand_nodes_is_rendered_in_seconds():
+    """It takes 4 s and 6 MB; the limits only catch work that grows with the square."""
+    report = large_report(10_000)
+    start = time.process_time()
+    page = render(report)
+    assert time.process_time() - start < 30
+    assert len(page.encode()) < 10_000_000

@@ -48,15 +48,22 @@ def test_a_finding_on_an_input_or_weight_is_shown_around_its_reader(maps):
 def test_there_is_no_picture_of_what_is_not_in_the_graph(maps):
     assert maps[0].around(node="nobody", tensor=None) is None
     assert maps[0].around(node=None, tensor=None) is None
-    assert maps[0].same_place({"nobody"}) is None
+    elsewhere = Neighbourhood((), (), 0, frozenset({"nobody"}))
+    assert maps[0].same_place(elsewhere) is None
 
 
 def test_the_same_place_in_another_state_of_the_graph_has_the_nodes_of_the_same_names(maps):
     after = maps[1].around(node="/inner/Conv", tensor=None)
-    before = maps[0].same_place(after.nodes)
-    work = {name for name in after.nodes if "Linear" not in name}
-    assert work <= before.nodes
-    assert not any(box.kind == "quantizer" for box in before.boxes)
+    before = maps[0].same_place(after)
+    assert before.nodes == {name for name in after.nodes if "Linear" not in name}
+    assert [box.detail for box in before.boxes if box.is_focus] == ["/inner/Conv"]
+
+
+def test_the_q_and_dq_nodes_that_are_only_in_the_other_state_are_shown_there(maps):
+    before = maps[0].around(node="/inner/Conv", tensor=None)
+    after = maps[1].same_place(before)
+    assert after.nodes > before.nodes
+    assert all("Linear" in name for name in after.nodes - before.nodes)
 
 
 def test_a_picture_stays_small_and_says_what_it_leaves_out(maps):
@@ -117,6 +124,18 @@ def test_a_link_past_a_layer_keeps_clear_of_the_boxes_in_it():
     middle = next(placed for placed in shown.boxes if placed.box.key == "b")
     (x,) = {float(x) for x in re.findall(r"([\d.]+) [\d.]+V", shown.links[2].path)}
     assert abs(x - middle.x) > middle.width / 2
+
+
+def test_links_do_not_cross_where_they_need_not():
+    """A shortcut past two products, each with weights of its own."""
+    pairs = [("in", "add"), ("in", "first"), ("w1", "first"), ("second", "add"), ("w2", "second")]
+    keys = sorted({key for pair in pairs for key in pair})
+    boxes = tuple(Box(key, "operator", "Op", key) for key in keys)
+    shown = picture(Neighbourhood(boxes, tuple(Link(*p, "t") for p in pairs), 0, frozenset()))
+    lines = [ends(link.path) for link in shown.links]
+    for (a, b), (c, d) in itertools.combinations(lines, 2):
+        if a[1] == c[1] and b[1] == d[1]:
+            assert (a[0] - c[0]) * (b[0] - d[0]) >= 0
 
 
 def test_a_long_name_keeps_its_ends():
