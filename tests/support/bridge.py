@@ -80,6 +80,13 @@ def runtime(model: onnx.ModelProto | Graph, feeds: Mapping[str, Array]) -> list[
     return results
 
 
+def node_model_ranked(op: str, feeds: Mapping[str, Array], **options: Any) -> onnx.ModelProto:
+    """`node_model` whose outputs have the ranks that ONNX Runtime gives them."""
+    options.pop("ranks", None)
+    ranks = tuple(y.ndim for y in runtime(node_model(op, feeds, **options), feeds))
+    return node_model(op, feeds, ranks=ranks, **options)
+
+
 def torch_outputs(module: OnnxModule, feeds: Mapping[str, Array]) -> list[Array]:
     """What the module computes, with its inputs looked up by name."""
     with torch.no_grad():

@@ -13,7 +13,7 @@ from onnxqat.bridge import to_torch
 from onnxqat.bridge.ops.contrib import DOMAIN
 from onnxqat.bridge.ops.registry import Op, ops
 from onnxqat.core.errors import ModelError
-from tests.support.bridge import Array, assert_agrees, node_model, runtime, torch_outputs
+from tests.support.bridge import Array, assert_agrees, node_model, node_model_ranked, torch_outputs
 
 RNG = np.random.default_rng(0)
 HEADS, HEAD = 2, 4
@@ -183,9 +183,7 @@ def test_it_computes_what_onnx_runtime_does(name: str) -> None:
     op, feeds, attributes = CASES[name]
     if op in ATTENTION:
         attributes = {"num_heads": HEADS, **attributes}
-    model = node_model(op, feeds, opset=17, domain=DOMAIN, **attributes)
-    ranks = tuple(y.ndim for y in runtime(model, feeds))
-    model = node_model(op, feeds, opset=17, domain=DOMAIN, ranks=ranks, **attributes)
+    model = node_model_ranked(op, feeds, opset=17, domain=DOMAIN, **attributes)
     assert_agrees(model, feeds)
 
 
