@@ -81,4 +81,17 @@ def read_recipe(path: Path) -> Recipe:
         for role in fields(recipe.data)
         if (source := getattr(recipe.data, role.name)) is not None
     }
-    return replace(recipe, model=home / recipe.model, data=replace(recipe.data, **roles))
+    return replace(
+        recipe,
+        model=home / recipe.model,
+        data=replace(recipe.data, **roles),
+        placement=replace(
+            recipe.placement, rules=tuple(_at_home(name, home) for name in recipe.placement.rules)
+        ),
+    )
+
+
+def _at_home(name: str, home: Path) -> str:
+    """A callable's file is meant from the recipe's folder; a module stays as it is."""
+    source, _, function = name.rpartition(":")
+    return f"{home / source}:{function}" if source.endswith(".py") else name

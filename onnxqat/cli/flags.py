@@ -20,14 +20,6 @@ Output = Annotated[Path, Parameter(name=["--output", "-o"], help="The file to wr
 Folder = Annotated[
     Path, Parameter(name=["--out", "--output", "-o"], help="The folder for every artefact.")
 ]
-Format = Annotated[
-    Literal["int8", "w4a8"],
-    Parameter(
-        name="--format",
-        help="int8: 8-bit weights and activations. w4a8: 4-bit weights (stored in INT8) and 8-bit "
-        "activations.",
-    ),
-]
 Calibrator = Annotated[
     Literal["auto", "max", "percentile", "entropy", "mse"],
     Parameter(name="--calibrator", help="How a tensor's range is chosen."),
@@ -48,34 +40,6 @@ Threads = Annotated[
         name="--threads",
         help="Threads that compute on the CPU; fewer than cores are faster on a shared machine.",
     ),
-]
-Include = Annotated[
-    tuple[str, ...],
-    Parameter(
-        name="--include",
-        negative="",
-        help="Quantize only nodes whose name matches (regex; repeatable).",
-    ),
-]
-Exclude = Annotated[
-    tuple[str, ...],
-    Parameter(
-        name="--exclude",
-        negative="",
-        help="Leave nodes in float whose name matches (regex; repeatable).",
-    ),
-]
-ExcludeOps = Annotated[
-    tuple[str, ...],
-    Parameter(
-        name="--exclude-op",
-        negative="",
-        help="Leave all nodes of this op type in float (repeatable).",
-    ),
-]
-Profile = Annotated[
-    Literal["tensorrt", "rtx"],
-    Parameter(name="--profile", help="Whose placement rules: TensorRT or TensorRT for RTX."),
 ]
 Device = Annotated[
     Literal["auto", "cpu", "cuda"], Parameter(name="--device", help="Where training runs.")

@@ -14,16 +14,12 @@ from onnxqat.cli.flags import (
     BatchSize,
     Calibrator,
     Data,
-    Exclude,
-    ExcludeOps,
-    Format,
-    Include,
     Json,
     Output,
-    Profile,
     Samples,
     Workers,
 )
+from onnxqat.cli.placement_flags import DEFAULT, PlacementFlags
 from onnxqat.core.files import check_writable
 
 if TYPE_CHECKING:
@@ -36,14 +32,14 @@ def place(
     model: Path,
     /,
     *,
-    format: Format = "int8",
-    profile: Profile = "tensorrt",
-    include: Include = (),
-    exclude: Exclude = (),
-    exclude_ops: ExcludeOps = (),
+    placement: PlacementFlags = DEFAULT,
     explain: Annotated[
         str | None,
-        Parameter(name="--explain", help="Only this node: rule and reason, edge by edge."),
+        Parameter(name="--explain", help="Only this node: format, rule, reason and source."),
+    ] = None,
+    why_not: Annotated[
+        str | None,
+        Parameter(name="--why-not", help="Only what of this node stays in float, and why."),
     ] = None,
     json: Json = False,
 ) -> int:
@@ -51,19 +47,23 @@ def place(
 
     Args:
         model: The FP32 ONNX file.
+        placement: What is quantized, and how.
     """
     from onnxqat.graph import load, prepare
-    from onnxqat.placement import PlacementConfig, explained
+    from onnxqat.placement import explain as explain_stage
     from onnxqat.placement import place as place_stage
-    from onnxqat.report.console import plan_table
+    from onnxqat.placement.explain import FLOAT
+    from onnxqat.report.console import explanation_table, plan_table
 
-    config = PlacementConfig(
-        format=format, profile=profile, include=include, exclude=exclude, exclude_ops=exclude_ops
-    )
+    config = placement.config()
     plan = place_stage(prepare(load(model)), config=config)
-    if explain is not None:
-        plan = explained(plan, explain)
-    show.result(plan, as_json=json, table=plan_table(plan))
+    node = why_not if explain is None else explain
+    if node is None:
+        show.result(plan, as_json=json, table=plan_table(plan))
+        return 0
+    known = explain_stage(plan, node)
+    told = tuple(x for x in known if explain is not None or x.format == FLOAT)
+    show.result(told, as_json=json, table=explanation_table(node, told))
     return 0
 
 
@@ -73,14 +73,10 @@ def quantize(
     *,
     data: Data,
     output: Output,
-    format: Format = "int8",
+    placement: PlacementFlags = DEFAULT,
     calibrator: Calibrator = "auto",
     samples: Samples = DEFAULT_SAMPLES,
     batch_size: BatchSize | None = None,
-    profile: Profile = "tensorrt",
-    include: Include = (),
-    exclude: Exclude = (),
-    exclude_ops: ExcludeOps = (),
     workers: Workers = 0,
     json: Json = False,
 ) -> int:
@@ -91,12 +87,12 @@ def quantize(
 
     Args:
         model: The FP32 ONNX file.
+        placement: What is quantized, and how.
     """
     from onnxqat.calibration import CalibrationConfig, calibrate
     from onnxqat.config_file import read_source
     from onnxqat.data import open_data
     from onnxqat.graph import input_specs, insert, load, prepare, save
-    from onnxqat.placement import PlacementConfig
     from onnxqat.placement import place as place_stage
 
     check_writable(output, inputs=[model])
@@ -109,10 +105,7 @@ def quantize(
     made: list[Change] = []
     prepared = prepare(original, on_change=made.append)
     show.changes(made)
-    placement = PlacementConfig(
-        format=format, profile=profile, include=include, exclude=exclude, exclude_ops=exclude_ops
-    )
-    plan = place_stage(prepared, config=placement)
+    plan = place_stage(prepared, config=placement.config())
     config = CalibrationConfig(method=calibrator, samples=samples, batch_size=batch_size)
     calibration = calibrate(prepared, plan, dataset, config=config)
     save(insert(prepared, plan, calibration), output)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, field
+from typing import Literal, TypeVar
 
 from onnxqat.core.errors import ConfigError
 from onnxqat.core.spec import FORMATS, QuantFormat
 from onnxqat.placement.families import ACTIVATION_FUNCTIONS, RIDES_ALONG
 
 T = TypeVar("T")
+
+LayerPolicy = Literal["quantized", "float"]
+"""What becomes of the first or the last layers of a network."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +68,25 @@ class PlacementConfig:
     """`int8`, or `w4a8` (4-bit weights, 8-bit activations)."""
     profile: str = "tensorrt"
     """`tensorrt`, or `rtx` (TensorRT for RTX)."""
+    formats: Mapping[str, str] = field(default_factory=dict)
+    """Regular expression of node names -> the format of these nodes; the first that matches."""
     include: tuple[str, ...] = ()
     """Regular expressions of node names: nothing but these is quantized. Empty: everything."""
+    include_between: tuple[tuple[str, str], ...] = ()
+    """Pairs of tensors: the nodes on the ways from the first to the second are included, too."""
     exclude: tuple[str, ...] = ()
     """Regular expressions of node names that stay in float, whatever `include` says."""
+    exclude_between: tuple[tuple[str, str], ...] = ()
+    """Pairs of tensors: the nodes on the ways from the first to the second stay in float."""
     exclude_ops: tuple[str, ...] = ()
     """Op types that stay in float."""
+    first_layer: LayerPolicy = "quantized"
+    """`float` leaves each Conv, ConvTranspose, Gemm and MatMul in float that an input reaches over
+    no other: 8 bits may be too few for raw data."""
+    last_layer: LayerPolicy = "quantized"
+    """`float` leaves those in float from which an output is reached over no other."""
+    rules: tuple[str, ...] = ()
+    """Rules of the user's own, as `file.py:function` or `module:function`: see `place_by`."""
 
     attention_scores: bool | None = None
     """Whether the scores of attention, before Softmax, are stored in INT8. None: where the shapes
@@ -84,7 +100,7 @@ class PlacementConfig:
         Raises:
             ConfigError: There is none.
         """
-        return _named(FORMATS, self.format, kind="format")
+        return format_named(self.format)
 
     @property
     def compiler(self) -> Profile:
@@ -94,6 +110,15 @@ class PlacementConfig:
             ConfigError: There is none.
         """
         return _named(PROFILES, self.profile, kind="profile")
+
+
+def format_named(name: str) -> QuantFormat:
+    """The format of a name.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    return _named(FORMATS, name, kind="format")
 
 
 def _named(table: Mapping[str, T], name: str, *, kind: str) -> T:

@@ -2,11 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from difflib import get_close_matches
+from inspect import getdoc
 
 from onnxqat.core.errors import PlacementError
-from onnxqat.core.plan import Placement, QuantPlan, Skip
+from onnxqat.core.plan import Edge, Placement, QuantPlan, Skip
 from onnxqat.core.spec import PerChannel, QuantSpec
+from onnxqat.placement.rules import TENSORRT_RULES
+
+FLOAT = "float"
+_SOURCE = "Source: "
+"""Begins the last paragraph of a rule's docstring."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One decision, with all that is known about why."""
+
+    edge: Edge
+    format: str
+    """As `int8 per tensor`, or `float`."""
+    rule: str
+    reason: str
+    source: str
+    """Where the rule comes from."""
+
+    def __str__(self) -> str:
+        edge = f"input {self.edge.index} '{self.edge.tensor}'"
+        return f"{edge}: {self.format} by {self.rule}: {self.reason}"
 
 
 def explained(plan: QuantPlan, node: str) -> QuantPlan:
@@ -23,8 +47,8 @@ def explained(plan: QuantPlan, node: str) -> QuantPlan:
     return QuantPlan(tuple(x for x in plan.placements if x.edge in edges), skips)
 
 
-def explain(plan: QuantPlan, node: str) -> tuple[str, ...]:
-    """One line for each input of the node: what it is read in, by which rule, and why.
+def explain(plan: QuantPlan, node: str) -> tuple[Explanation, ...]:
+    """For each input of the node, in order: what it is read in, by which rule, why, and says who.
 
     Raises:
         PlacementError: The plan says nothing about a node of that name.
@@ -32,13 +56,15 @@ def explain(plan: QuantPlan, node: str) -> tuple[str, ...]:
     part = explained(plan, node)
     decisions: list[Placement | Skip] = [*part.placements, *part.skips]
     own = sorted((x for x in decisions if x.edge.node == node), key=lambda x: x.edge.index)
-    return tuple(_line(plan, x) for x in own)
+    return tuple(_explanation(plan, x) for x in own)
 
 
-def _line(plan: QuantPlan, decision: Placement | Skip) -> str:
-    edge = decision.edge
-    what = "float" if isinstance(decision, Skip) else describe(plan, decision)
-    return f"input {edge.index} '{edge.tensor}': {what} by {decision.rule}: {decision.reason}"
+def source_of(rule: str) -> str:
+    """Where a placement rule comes from: the last paragraph of its manual page."""
+    pages = {known.__name__: getdoc(known) or "" for known in TENSORRT_RULES}
+    if rule not in pages:
+        return "a rule of the user's own"
+    return " ".join(pages[rule].rpartition(_SOURCE)[2].split())
 
 
 def describe(plan: QuantPlan, placement: Placement) -> str:
@@ -49,6 +75,12 @@ def describe(plan: QuantPlan, placement: Placement) -> str:
     if isinstance(placement.spec, QuantSpec):
         return words
     return f"{words}, the scale of '{plan.leader_of(placement.edge).tensor}'"
+
+
+def _explanation(plan: QuantPlan, decision: Placement | Skip) -> Explanation:
+    what = FLOAT if isinstance(decision, Skip) else describe(plan, decision)
+    source = source_of(decision.rule)
+    return Explanation(decision.edge, what, decision.rule, decision.reason, source)
 
 
 def _unknown(plan: QuantPlan, node: str) -> PlacementError:

@@ -11,6 +11,7 @@ from onnxqat.core.errors import PlacementError
 from onnxqat.core.plan import Placement, QuantPlan, Skip
 from onnxqat.core.spec import Edge, SharedSpec
 from onnxqat.placement.config import PlacementConfig
+from onnxqat.placement.own_rules import checked, own_rules
 from onnxqat.placement.rules import TENSORRT_RULES, Rule
 from onnxqat.placement.scene import Decision, Scene
 
@@ -28,29 +29,47 @@ def place(graph: gs.Graph, *, config: PlacementConfig = DEFAULTS) -> QuantPlan:
         The decisions sorted by edge: every edge on float values has a placement or a skip.
 
     Raises:
-        ConfigError: The config names a format, profile, node or op type that does not exist.
-        PlacementError: The graph has Q/DQ already, or nodes without a name of their own.
+        ConfigError: The config names a format, profile, node, op type or rule that does not exist.
+        PlacementError: The graph has Q/DQ already, or nodes without a name of their own; or a rule
+            of the user's own fails, or decides about an edge that does not exist.
     """
-    return place_by(TENSORRT_RULES, graph, config=config)
+    return place_by(TENSORRT_RULES, graph, config=config, own=own_rules(config.rules))
 
 
 def place_by(
-    rules: Iterable[Rule], graph: gs.Graph, *, config: PlacementConfig = DEFAULTS
+    rules: Iterable[Rule],
+    graph: gs.Graph,
+    *,
+    config: PlacementConfig = DEFAULTS,
+    own: Iterable[Rule] = (),
 ) -> QuantPlan:
     """`place` with other rules than TensorRT's, applied in their order.
+
+    Rules of the user's own come before the others, and what they decide is final; where one keeps
+    an operand of a Conv, Gemm or MatMul in float, the other operand stays in float, too.
 
     Raises:
         PlacementError: As for `place`, and where two rules disagree about an edge.
     """
     _check(graph)
     scene = Scene(graph, config)
+    for rule in own:
+        scene = replace(scene, decided=_merged(scene.decided, checked(rule, scene)))
+    final = frozenset(scene.decided)
     for rule in rules:
-        scene = replace(scene, decided=_merged(scene.decided, rule(scene)))
+        new = (x for x in rule(scene) if x.edge not in final or _refines(x, scene))
+        scene = replace(scene, decided=_merged(scene.decided, new))
     decisions = [scene.decided[edge] for edge in sorted(scene.decided)]
     return QuantPlan(
         tuple(x for x in decisions if isinstance(x, Placement)),
         tuple(x for x in decisions if isinstance(x, Skip)),
     )
+
+
+def _refines(decision: Decision, scene: Scene) -> bool:
+    """Whether a shared scale takes the place of a scale of its own, in the same format."""
+    is_shared = isinstance(decision, Placement) and isinstance(decision.spec, SharedSpec)
+    return is_shared and scene.is_placed(decision.edge)
 
 
 def _merged(before: Mapping[Edge, Decision], new: Iterable[Decision]) -> dict[Edge, Decision]:

@@ -1,7 +1,16 @@
 """The placement rules, one generator each; `TENSORRT_RULES`, at the end, is their order.
 
 A rule yields what it decides, edge by edge, with the reason; the planner sees to it that no two
-rules contradict each other. P1 … P19 number NVIDIA's placement rules, L9, L12 its legal limits.
+rules contradict each other. P1 … P20 number NVIDIA's placement rules, L9, L12 its legal limits.
+
+Sources: the TensorRT guide's chapter on explicit quantization, with its recommendations for the
+placement of Q/DQ layers,
+https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/quantized-types-explicit-quantization.html;
+the Q/DQ cases of NVIDIA's TensorFlow 2.x quantization toolkit,
+https://docs.nvidia.com/deeplearning/tensorrt/tensorflow-quantization-toolkit/docs/docs/add_custom_qdq_cases.html;
+the ONNX quantization of ModelOpt,
+https://github.com/NVIDIA/Model-Optimizer/tree/main/modelopt/onnx/quantization;
+and what TensorRT for RTX 1.7.1 was seen to compile, for which the tests in tests/placement hold it.
 """
 
 from __future__ import annotations
@@ -49,7 +58,10 @@ Rule = Callable[[Scene], Iterator[Decision]]
 
 
 def excluded(scene: Scene) -> Iterator[Decision]:
-    """What the user takes out stays in float."""
+    """What the user takes out stays in float.
+
+    Source: the user's own choice.
+    """
     for node in scene.graph.nodes:
         if node.name in scene.closed:
             reason = scene.closed[node.name]
@@ -57,22 +69,39 @@ def excluded(scene: Scene) -> Iterator[Decision]:
 
 
 def weighted_op(scene: Scene) -> Iterator[Decision]:
-    """Data and weights of each Conv, ConvTranspose, Gemm and MatMul: both, or neither (P1)."""
+    """Data and weights of each Conv, ConvTranspose, Gemm and MatMul: both, or neither (P1).
+
+    Source: the TensorRT guide on explicit quantization: quantize all inputs of weighted operations,
+    and the weights by output channel. Measured: Q/DQ on one side only, or along the wrong axis of
+    the weights, compiles to a float kernel; vectors (P16), few channels and depthwise Convs (P15)
+    compile to INT8.
+    """
     spectra = parts_of_spectra(scene)
     for node in scene.nodes(*WEIGHTED):
         index = weight_index(node)
         if index is None and node.op not in CONVOLUTIONS:
             continue  # a product of activations is a matter of the next rule
-        obstacle = _obstacle_of_weights(scene, node) or _obstacle_of_range(node, spectra)
+        obstacle = (
+            _obstacle_of_choice(scene, node)
+            or _obstacle_of_weights(scene, node)
+            or _obstacle_of_range(node, spectra)
+        )
         if index is None or obstacle is not None:
             reason = obstacle or "its weights are computed, so that they have no scale a channel"
             yield from (Skip(edge_at(node, i), "weighted_op", reason) for i in (0, 1))
         else:
             data, weights = edge_at(node, 1 - index), edge_at(node, index)
             reason = f"{node.op} reads its data in INT8 (P1, P2)"
-            yield Placement(data, scene.activation, "weighted_op", reason)
+            yield Placement(data, scene.activation_of(node), "weighted_op", reason)
             reason = f"{node.op} reads its weights in INT8, a scale an output channel (P1, P3)"
             yield Placement(weights, weight_spec(scene, node, index), "weighted_op", reason)
+
+
+def _obstacle_of_choice(scene: Scene, node: gs.Node) -> str | None:
+    """A rule of the user's own may keep one operand in float: then neither is quantized (P1)."""
+    decided = (scene.decided.get(edge_at(node, index)) for index in (0, 1))
+    skip = next((x for x in decided if isinstance(x, Skip)), None)
+    return None if skip is None else f"the rule '{skip.rule}' keeps an operand float (P1)"
 
 
 def _obstacle_of_weights(scene: Scene, node: gs.Node) -> str | None:
@@ -99,17 +128,21 @@ def _obstacle_of_operands(node: gs.Node) -> str | None:
 
 
 def activation_product(scene: Scene) -> Iterator[Decision]:
-    """Both operands of a MatMul or Gemm of two activations, as attention has them (P18)."""
+    """Both operands of a MatMul or Gemm of two activations, as attention has them (P18).
+
+    Source: ModelOpt's placement in attention. Measured: a block of 3 heads of 64 becomes one
+    kernel, INT8 in and out; without Q/DQ, four float products more and 58 % more bytes.
+    """
     for node in scene.nodes("Gemm", "MatMul"):
         if weight_index(node) is not None:
             continue
-        obstacle = _obstacle_of_operands(node)
+        obstacle = _obstacle_of_choice(scene, node) or _obstacle_of_operands(node)
         for edge in (edge_at(node, 0), edge_at(node, 1)):
             if obstacle is not None:
                 yield Skip(edge, "activation_product", obstacle)
             else:
                 reason = f"{node.op} of two activations, as in attention: both in INT8 (P18)"
-                yield Placement(edge, scene.activation, "activation_product", reason)
+                yield Placement(edge, scene.activation_of(node), "activation_product", reason)
 
 
 def attention_scores(scene: Scene) -> Iterator[Decision]:
@@ -119,6 +152,8 @@ def attention_scores(scene: Scene) -> Iterator[Decision]:
     moves 4.2 MB without and 4.8 MB with it. That of one head, for a batch of one, is not fused, and
     stores them: a keyword transformer moves 9.4 MB without and 8.7 MB with it, but for a batch of 8
     59 MB and 71 MB.
+
+    Source: measured on TensorRT for RTX 1.7.1.
     """
     is_wanted = scene.config.attention_scores
     for node in scene.nodes("MatMul"):
@@ -131,7 +166,12 @@ def attention_scores(scene: Scene) -> Iterator[Decision]:
 
 
 def pool(scene: Scene) -> Iterator[Decision]:
-    """Pools without weights that have an INT8 kernel: Q right before and behind them (P10)."""
+    """Pools without weights that have an INT8 kernel: Q right before and behind them (P10).
+
+    Source: the TensorRT guide: layers without weights run in INT8 only where both their inputs and
+    outputs are quantized. Measured: AveragePool does, if nothing stands between it and the Q, and
+    if it pads or counts padding; GlobalAveragePool and an SE block's Mul (P11) gain nothing.
+    """
     for node in scene.nodes(*scene.config.compiler.pool_ops):
         source, output = node.inputs[0], node.outputs[0]
         if output.name not in scene.outputs and _is_amid_int8(scene, source, output):
@@ -164,6 +204,9 @@ def residual_add(scene: Scene) -> Iterator[Decision]:
     Measured on TensorRT for RTX 1.7: without Q/DQ on the skips ResNet-20 moves 27 % more bytes. A
     pre-activation ResNet moves the same with and without: only its norms and Adds read the stream,
     and the compiler dequantizes it in the kernel that computes it.
+
+    Source: the toolkit's residual case, and ModelOpt's; profile `rtx`: measured on TensorRT for
+    RTX 1.7.1.
     """
     for node in scene.nodes("Add"):
         if not is_residual(node) or not any(_comes_from_int8(scene, x) for x in node.inputs):
@@ -209,6 +252,9 @@ def preactivation(scene: Scene) -> Iterator[Decision]:
     Measured on TensorRT for RTX 1.7: DenseNet, whose norms read Concats, moves a sixth less with
     it. Behind an Add, as in a pre-activation ResNet, it changes no byte, so that the profile `rtx`
     has it behind Concats alone.
+
+    Source: the toolkit's ResNet v2 case; profile `rtx`: measured on TensorRT for
+    RTX 1.7.1.
     """
     for node in scene.nodes("BatchNormalization"):
         source, output = node.inputs[0], node.outputs[0]
@@ -229,6 +275,9 @@ def stored_once(scene: Scene) -> Iterator[Decision]:
     Measured on TensorRT for RTX 1.7: the neck of a detector, whose maps go into two Concats each,
     moves 6 % more bytes without it. A Q before a MaxPool alone, and none behind it, makes the pool
     run in float.
+
+    Source: YOLO placements of the TensorRT samples (equal scales about Concat and MaxPool);
+    measured on TensorRT for RTX 1.7.1.
     """
     for edge in _edges_of_moves(scene):
         if edge not in scene.decided:
@@ -255,6 +304,9 @@ def recurrence(scene: Scene) -> Iterator[Decision]:
     """LSTM, GRU and RNN stay in float: TensorRT has no INT8 kernel for a recurrence.
 
     Measured on TensorRT for RTX 1.7: it unrolls them into float products and pointwise kernels.
+
+    Source: the TensorRT guide's list of layers that run in INT8; measured on TensorRT for RTX
+    1.7.1.
     """
     for node in scene.nodes(*RECURRENT):
         reason = f"{node.op}: TensorRT has no INT8 kernel for a recurrence"
@@ -262,10 +314,17 @@ def recurrence(scene: Scene) -> Iterator[Decision]:
 
 
 def equal_scales(scene: Scene) -> Iterator[Decision]:
-    """One scale for quantized tensors with values in common, between which are moves (P7 … P9)."""
+    """One scale for quantized tensors with values in common, between which are moves (P7 … P9).
+
+    Source: the TensorRT guide: layers that commute with Q and DQ; the toolkit's residual case for
+    equal scales on a skip.
+    """
     for leader, *followers in equal_scale_groups(scene):
-        spec = SharedSpec(_placed(scene, leader)[0].edge)
+        first = _placed(scene, leader)[0]
+        spec = SharedSpec(first.edge)
         for placement in (x for tensor in followers for x in _placed(scene, tensor)):
+            if placement.spec != first.spec:
+                continue  # a format of its own, by the user's choice
             between = f"only moves lie between it and '{leader.name}' (P7, P8, P9)"
             reason = f"{placement.reason}; {between}"
             yield Placement(placement.edge, spec, "equal_scales", reason)
@@ -277,7 +336,10 @@ def _placed(scene: Scene, tensor: gs.Tensor) -> list[Placement]:
 
 
 def left_in_float(scene: Scene) -> Iterator[Decision]:
-    """Every other edge on float values, with the reason by its op."""
+    """Every other edge on float values, with the reason by its op.
+
+    Source: the TensorRT guide: where Q/DQ cannot help a fusion, it can only break one.
+    """
     for node in scene.graph.nodes:
         for edge in float_edges(node):
             if edge not in scene.decided:

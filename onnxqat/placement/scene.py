@@ -10,9 +10,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxqat.core.plan import Placement, Skip
-from onnxqat.core.spec import Edge, PerTensor, QuantSpec
+from onnxqat.core.spec import Edge, PerTensor, QuantFormat, QuantSpec
 from onnxqat.graph.query import constant_value, consumers, producer
-from onnxqat.placement.choice import closed_nodes
+from onnxqat.placement.choice import chosen_formats, closed_nodes
 from onnxqat.placement.config import PlacementConfig
 from onnxqat.placement.families import (
     CHOOSES_PART,
@@ -41,7 +41,20 @@ class Scene:
     @cached_property
     def closed(self) -> dict[str, str]:
         """Name -> reason, for each node that the user keeps in float."""
-        return closed_nodes({node.name: node.op for node in self.graph.nodes}, self.config)
+        return closed_nodes(self.graph, self.config)
+
+    @cached_property
+    def formats(self) -> dict[str, QuantFormat]:
+        """Name -> format, for each node that the user gives one of its own."""
+        return chosen_formats(self.graph, self.config)
+
+    def format_of(self, node: gs.Node) -> QuantFormat:
+        """The format of a node's operands."""
+        return self.formats.get(node.name, self.config.quant_format)
+
+    def activation_of(self, node: gs.Node) -> QuantSpec:
+        """The format of a node's quantized activations: one scale a tensor (L7)."""
+        return QuantSpec(self.format_of(node).activation, PerTensor())
 
     @cached_property
     def by_name(self) -> dict[str, gs.Node]:

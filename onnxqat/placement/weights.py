@@ -22,13 +22,15 @@ def weight_spec(scene: Scene, node: gs.Node, index: int) -> QuantSpec:
     """The format of the weights at input `index`: the user's, one scale an output channel (P3).
 
     Weights that several nodes read along different axes get one scale for all, which fits each;
-    weights that are also read in float stay 8-bit, for 4-bit ones are stored as codes alone.
+    weights that are also read in float, or in another format, stay 8-bit, for 4-bit ones are stored
+    as codes alone.
     """
     weights = node.inputs[index]
     slots = [(reader, i) for reader, i in readers(weights) if _is_weight_slot(reader, i)]
     uses = {weight_granularity(reader, i) for reader, i in slots}
     is_all = len(slots) == len(readers(weights))
-    dtype = scene.config.quant_format.weight if is_all else QuantDtype.INT8
+    is_one = len({scene.format_of(reader).weight for reader, _ in slots}) == 1
+    dtype = scene.format_of(node).weight if is_all and is_one else QuantDtype.INT8
     return QuantSpec(dtype, uses.pop() if len(uses) == 1 else PerTensor())
 
 

@@ -16,6 +16,7 @@ from onnxqat.core.operators import Operator, OperatorUse
 from onnxqat.core.plan import QuantPlan
 from onnxqat.core.precision import NodePrecision, Precision, count_in
 from onnxqat.core.summary import ModelRow, Summary
+from onnxqat.placement.explain import Explanation
 from onnxqat.report.numbers import NOTHING, decibel, megabytes, percent, share
 
 _COLOURS = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
@@ -62,6 +63,19 @@ def plan_table(plan: QuantPlan) -> RenderableType:
     for skip in plan.skips:
         table.add_row(str(skip.edge), "float", skip.rule, skip.reason, style="dim")
     return table
+
+
+def explanation_table(node: str, explanations: Sequence[Explanation]) -> RenderableType:
+    """Each input of a node: format, rule, reason; then the sources, each once."""
+    if not explanations:
+        return Text(f"{node}: every input is quantized")
+    table = _table("input", "tensor", "read as", "rule", "reason", title=node)
+    for told in explanations:
+        index, tensor = str(told.edge.index), told.edge.tensor
+        table.add_row(index, tensor, told.format, told.rule, told.reason)
+    sources = {told.rule: told.source for told in explanations}
+    lines = [Text(f"{rule}: {source}", style="dim") for rule, source in sources.items()]
+    return Group(table, *lines)
 
 
 def comparison_table(comparison: Comparison) -> RenderableType:

@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from onnxqat.core.errors import ConfigError, OnnxqatError, TrainingError
+from onnxqat.core.user_code import load_callable, place_of_failure
 from onnxqat.training.config import FinetuneConfig
 from onnxqat.training.losses import Facts, Loss, Outputs, cross_entropy, kl, mse, parse_terms
-from onnxqat.training.user_code import load_callable, place_of_failure
 
 
 def make_loss(config: FinetuneConfig, facts: Facts) -> Loss:

@@ -16,6 +16,7 @@ from onnxqat.core.codec import decode
 from onnxqat.core.comparison import Comparison
 from onnxqat.core.engine_plan import EnginePlan
 from onnxqat.core.plan import QuantPlan
+from onnxqat.core.spec import QuantDtype
 from tests.support.nets import write_net
 
 DIGITS = Path(__file__).resolve().parents[2] / "models" / "digits"
@@ -46,6 +47,36 @@ def test_place_explains_one_node(capsys, files):
     text = capsys.readouterr().out
     assert "residual_add" in text
     assert "/stem/Conv" not in text
+
+
+def test_why_not_prints_what_of_a_node_stays_in_float_with_its_source(capsys, files):
+    told = as_json(capsys, "place", files["model"], "--why-not", "/inner/Conv")
+    assert [(x["edge"]["index"], x["format"], x["rule"]) for x in told] == [
+        (2, "float", "left_in_float")
+    ]
+    assert told[0]["source"].startswith("the TensorRT guide")
+
+
+def test_the_flags_of_placement_reach_the_stage(capsys, files, tmp_path):
+    rule = tmp_path / "mine.py"
+    rule.write_text(
+        "from onnxqat import Skip\nfrom onnxqat.placement import edge_at\n"
+        "def mine(scene):\n    yield Skip(edge_at(scene.by_name['/sum/Add'], 0), '', 'mine')\n"
+    )
+    flags = ["--rule", f"{rule}:mine", "--first-layer", "float", "--profile", "rtx"]
+    flags += ["--node-format", "/logits/.*=w4a8", "--exclude-between", "pooled", "flat"]
+    plan = decode(QuantPlan, as_json(capsys, "place", files["model"], *flags))
+    skipped = {x.edge.node: x.reason for x in plan.skips}
+    assert skipped["/stem/Conv"] == "the user keeps first layers float"
+    assert skipped["/sum/Add"] == "mine"
+    assert "excludes what is between pooled and flat" in skipped["/flat/Flatten"]
+    (head,) = [x for x in plan.placements if x.edge.tensor == "head_w"]
+    assert plan.spec_of(head.edge).dtype is QuantDtype.INT4_IN_INT8
+
+
+def test_a_node_format_without_a_format_is_bad_usage(capsys, files):
+    assert main(["place", str(files["model"]), "--node-format", "head"]) == 2
+    assert "write it as" in capsys.readouterr().err
 
 
 def test_place_refuses_to_explain_a_node_that_is_not_there(capsys, files):

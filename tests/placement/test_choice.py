@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from onnxqat.core.errors import ConfigError
+from onnxqat.core.spec import QuantDtype
 from onnxqat.placement import PlacementConfig
 from tests.support.placement import plan_of, why_float
 
@@ -49,9 +52,67 @@ def test_exclusion_wins_over_inclusion() -> None:
     assert nodes_placed(config) == {"head_conv"}
 
 
+CHAIN = """g (float[1, 8, 16, 16] x) => (float[1, 8, 16, 16] y) {
+    [one] a = Conv <pads = [1,1,1,1]> (x, w)
+    b = Relu (a)
+    [two] c = Conv <pads = [1,1,1,1]> (b, w)
+    [side] d = Conv <pads = [1,1,1,1]> (b, w)
+    e = Add (c, d)
+    f = Relu (e)
+    [three] y = Conv <pads = [1,1,1,1]> (f, w)
+}"""
+
+
+def convs_placed(**choice: Any) -> set[str]:
+    plan = plan_of(CHAIN, config=PlacementConfig(**choice))
+    return {x.edge.node for x in plan.placements} & {"one", "two", "side", "three"}
+
+
+def test_nodes_on_all_ways_between_two_tensors_are_excluded() -> None:
+    assert convs_placed(exclude_between=(("b", "f"),)) == {"one", "three"}
+    assert convs_placed(exclude_between=(("x", "a"), ("f", "y"))) == {"two", "side"}
+
+
+def test_only_nodes_between_two_tensors_are_included_and_those_whose_name_matches() -> None:
+    assert convs_placed(include_between=(("b", "c"),)) == {"two"}
+    assert convs_placed(include_between=(("b", "c"),), include=("three",)) == {"two", "three"}
+
+
+def test_the_first_and_the_last_layers_stay_in_float_if_wanted() -> None:
+    assert convs_placed(first_layer="float") == {"two", "side", "three"}
+    assert convs_placed(last_layer="float") == {"one", "two", "side"}
+
+
+def test_layers_beside_each_other_are_first_or_last_together() -> None:
+    text = CHAIN.replace("[three] y = Conv <pads = [1,1,1,1]> (f, w)", "y = Relu (f)")
+    plan = plan_of(text, config=PlacementConfig(last_layer="float"))
+    assert {x.edge.node for x in plan.placements} == {"one"}
+    assert "last layers" in why_float(plan, "b", "two")
+
+
+def test_a_node_may_have_a_format_of_its_own_by_the_first_pattern_that_matches() -> None:
+    weights = {"w": (8, 8, 3, 3), "v": (8, 8, 3, 3)}
+    text = CHAIN.replace(
+        "[three] y = Conv <pads = [1,1,1,1]> (f, w)", "[three] y = Conv <pads = [1,1,1,1]> (f, v)"
+    )
+    plan = plan_of(text, weights, PlacementConfig(formats={"thr.*": "w4a8", ".*": "int8"}))
+    dtypes = {x.edge.node: plan.spec_of(x.edge).dtype for x in plan.placements if x.edge.index == 1}
+    assert dtypes["three"] is QuantDtype.INT4_IN_INT8
+    assert dtypes["two"] is QuantDtype.INT8
+
+
+def test_weights_that_nodes_of_two_formats_share_stay_in_eight_bits() -> None:
+    plan = plan_of(CHAIN, config=PlacementConfig(formats={"three": "w4a8"}))
+    assert {plan.spec_of(x.edge).dtype for x in plan.placements} == {QuantDtype.INT8}
+
+
 @pytest.mark.parametrize(
     ("config", "problem"),
     [
+        (PlacementConfig(exclude_between=(("z", "y"),)), "tensor 'z' matches no tensor"),
+        (PlacementConfig(exclude_between=(("c", "b"),)), "no node lies between .* 'c' and 'b'"),
+        (PlacementConfig(formats={"head_conv": "int7"}), "unknown format 'int7'"),
+        (PlacementConfig(formats={"nowhere": "int8"}), "'nowhere' matches no node"),
         (PlacementConfig(include=("nowhere.*",)), "'nowhere.\\*' matches no node"),
         (PlacementConfig(exclude=("(",)), "no regular expression"),
         (PlacementConfig(exclude_ops=("conv",)), "op type 'conv' matches no node"),
