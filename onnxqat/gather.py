@@ -29,7 +29,7 @@ def gather(
     target: Target | None = None,
     data: Dataset | None = None,
     reference: Model | None = None,
-    samples: int = SAMPLES,
+    samples: int | None = None,
 ) -> Evidence:
     """What the compiler makes of a model, what its activations are, and how far off it is.
 
@@ -39,7 +39,7 @@ def gather(
         target: Compile, for this; None: do not.
         data: Run the model on it; None: do not.
         reference: The float model, to compare with on the data.
-        samples: How many samples are used.
+        samples: How many samples are used; None: 64 for values, and all to compare.
 
     Raises:
         BuildError: There is no compiler. (That it refuses the model is evidence.)
@@ -49,10 +49,10 @@ def gather(
     evidence = NOTHING if target is None else _compiled(model, config, target)
     if data is None:
         return evidence
-    evidence = replace(evidence, observed=observe(model, data, samples=samples))
+    evidence = replace(evidence, observed=observe(model, data, samples=samples or SAMPLES))
     if reference is None:
         return evidence
-    compared = compare(reference, model, data, layers=True)
+    compared = compare(reference, model, data, layers=True, samples=samples)
     return replace(evidence, comparison=compared)
 
 

@@ -7,13 +7,14 @@ from collections.abc import Collection
 from typing import TypeAlias
 
 import onnx
+import onnx.shape_inference
 import onnx_graphsurgeon as gs
 
 from onnxqat.auditing.config import AuditConfig
 from onnxqat.auditing.evidence import NOTHING, Evidence
 from onnxqat.auditing.registry import RULES
 from onnxqat.auditing.subject import Subject
-from onnxqat.core.errors import ConfigError
+from onnxqat.core.errors import ConfigError, ModelError
 from onnxqat.core.finding import Finding
 from onnxqat.graph import Graph, as_graph
 from onnxqat.graph.infer import infer_shapes
@@ -39,9 +40,24 @@ def audit(
         ModelError: The model cannot be read.
         ConfigError: No rule has a code that is selected or ignored, or there is no such profile.
     """
-    graph = as_graph(model)
-    infer_shapes(graph)
+    graph = auditable(model)
     return findings_of(graph, config=config, evidence=evidence)
+
+
+def auditable(model: Model) -> Graph:
+    """The graph of a model, with the shapes that ONNX infers.
+
+    Raises:
+        ModelError: The model cannot be read, or contradicts itself.
+    """
+    graph = as_graph(model)
+    try:
+        infer_shapes(graph)
+    except onnx.shape_inference.InferenceError as error:
+        raise ModelError(
+            f"ONNX cannot follow the model's shapes: {error}", fix="run onnx.checker on the model"
+        ) from error
+    return graph
 
 
 def findings_of(

@@ -108,8 +108,8 @@ def _undress(graph: Graph) -> None:
             replacement = _behind(node)
             _redirect(graph, node.outputs[0], replacement)
     for node in graph.nodes:
-        if node.op in ("DequantizeLinear", "QuantizeLinear", "Constant"):
-            node.op = "Identity"  # of no one's values: placement reads nothing of it
+        if node.op in ("DequantizeLinear", "QuantizeLinear"):
+            node.op = "Constant"  # a lone one makes values of which placement knows nothing
             node.inputs.clear()
 
 

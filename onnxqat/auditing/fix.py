@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from onnxqat.auditing.audit import DEFAULTS, Model, chosen, findings_of
+from onnxqat.auditing.audit import DEFAULTS, Model, auditable, chosen, findings_of
 from onnxqat.auditing.config import AuditConfig
 from onnxqat.auditing.registry import RULES
 from onnxqat.auditing.subject import Subject
 from onnxqat.core.finding import Finding
-from onnxqat.graph import Graph, as_graph
-from onnxqat.graph.infer import infer_shapes
+from onnxqat.graph import Graph
 
 ROUNDS = 8
 """One repair may uncover what another rule objects to; none was seen to need more than four."""
@@ -37,8 +36,7 @@ def fix(model: Model, *, config: AuditConfig = DEFAULTS) -> Fixed:
         ModelError: The model cannot be read.
         ConfigError: As for `audit`.
     """
-    graph = as_graph(model)
-    infer_shapes(graph)
+    graph = auditable(model)
     repaired: list[Finding] = []
     for _ in range(ROUNDS):
         done = [finding for code in chosen(config) for finding in _repair(graph, code, config)]

@@ -82,6 +82,7 @@ def make_symmetric(subject: Subject, node: gs.Node) -> None:
     if scale is None or zero_point is None:
         return
     limits = np.iinfo(zero_point.dtype)
+    zero_point = zero_point.reshape(()) if zero_point.size == 1 else zero_point
     low = (zero_point.astype(np.float64) - limits.min) * scale
     high = (limits.max - zero_point.astype(np.float64)) * scale
     symmetric = np.maximum(low / -QMIN, high / QMAX).astype(scale.dtype)
@@ -96,6 +97,25 @@ def make_symmetric(subject: Subject, node: gs.Node) -> None:
         _store_codes(subject, node, values, _along(symmetric, axis_of(node), stored.ndim))
     write_scale(subject, node, symmetric)
     write_zero_point(subject, node, np.zeros(symmetric.shape, np.int8))
+
+
+def can_be_symmetric(node: gs.Node) -> bool:
+    """Whether `make_symmetric` knows how to count with a node's scale and zero point."""
+    scale, zero_point = value_of(input_of(node, 1)), _zero_point(node)
+    return scale is not None and zero_point is not None and _is_plain(node, scale, zero_point)
+
+
+def _is_plain(node: gs.Node, scale: Array, zero_point: Array) -> bool:
+    """Whether scale and zero point are such as ONNX has them, so that they can be counted with."""
+    shape = node.inputs[0].shape
+    is_number = scale.dtype.kind == "f" and zero_point.dtype.kind in "iu"
+    fits = zero_point.size == 1 or zero_point.shape == scale.shape
+    if not is_number or not fits or not scale.size or scale.ndim > 1:
+        return False
+    if scale.size == 1 or shape is None:
+        return True
+    axis = axis_of(node)
+    return -len(shape) <= axis < len(shape) and shape[axis] == scale.size
 
 
 def stands_for_relu(quantizer: gs.Node) -> bool:
@@ -123,7 +143,7 @@ def _put_relu_back(subject: Subject, quantizer: gs.Node, zero_point: Array) -> N
 def _tight(values: Array, axis: int, scale: Array, widest: Array) -> Array:
     """The scales that stored values need, which may be far below what their type could hold."""
     over = tuple(i for i in range(values.ndim) if scale.ndim == 0 or i != axis % values.ndim)
-    amax = np.abs(values).max(axis=over).reshape(scale.shape)
+    amax = np.abs(values).max(axis=over, initial=0).reshape(scale.shape)
     tight: Array = np.minimum(np.maximum(amax / QMAX, SCALE_FLOOR), widest).astype(scale.dtype)
     return tight
 
@@ -143,6 +163,8 @@ def dequantized(node: gs.Node) -> Array | None:
         return None
     zero_point = value_of(input_of(node, 2))
     zeros = np.zeros((), codes.dtype) if zero_point is None else zero_point
+    if not _is_plain(node, scale, zeros):
+        return None
     values: Array = _dequantized(node, codes, scale, zeros).astype(scale.dtype)
     return values
 
@@ -288,7 +310,7 @@ def recount_codes(subject: Subject, node: gs.Node, scale: Array) -> None:
 
 
 def _store_codes(subject: Subject, dequantizer: gs.Node, values: Array, scale: Array) -> None:
-    codes = np.clip(np.rint(values / scale), QMIN, QMAX).astype(np.int8)
+    codes = np.asarray(np.clip(np.rint(values / scale), QMIN, QMAX), np.int8)
     fresh = subject.names.tensor(f"{dequantizer.inputs[0].name}_int8")
     dequantizer.inputs[0] = gs.Constant(fresh, codes)
 

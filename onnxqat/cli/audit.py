@@ -80,6 +80,12 @@ def audit(
     reference: Annotated[
         Path | None, Parameter(name="--reference", help="The float model, to compare with on data.")
     ] = None,
+    samples: Annotated[
+        int | None,
+        Parameter(
+            name="--samples", help="How many samples; default 64 for values, all to compare."
+        ),
+    ] = None,
     config: Annotated[
         Path | None,
         Parameter(
@@ -128,6 +134,7 @@ def audit(
         target=Target(backend, capability_of(compute_capability)) if compile else None,
         data=None if data is None else _opened(data, graph),
         reference=reference,
+        samples=samples,
     )
     findings = audit_stage(graph, config=settings, evidence=evidence)
     if write_baseline is not None:

@@ -7,11 +7,13 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import onnx_graphsurgeon as gs
 import pytest
 
 from onnxqat.auditing import AuditConfig, Evidence, audit
 from onnxqat.auditing.evidence import Observed
 from onnxqat.auditing.observe import observe
+from onnxqat.calibration import CalibrationConfig, calibrate
 from onnxqat.calibration.histogram import TensorStatistics
 from onnxqat.core.comparison import Comparison, LayerError
 from onnxqat.core.engine_plan import (
@@ -26,8 +28,11 @@ from onnxqat.core.engine_plan import (
 from onnxqat.core.finding import Finding
 from onnxqat.data import open_data
 from onnxqat.engine import build
-from onnxqat.graph import Graph, input_specs
+from onnxqat.gather import gather
+from onnxqat.graph import Graph, input_specs, insert, load, prepare
+from onnxqat.placement import place
 from tests.support import nets
+from tests.support.assets import WILD, needs_assets
 from tests.support.compile import needs_compiler
 from tests.support.seeded import (
     bare,
@@ -37,6 +42,8 @@ from tests.support.seeded import (
     quantized_transpose,
     weight_axis,
 )
+
+SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "assets_data.py"
 
 
 def found(graph: Graph, evidence: Evidence, *codes: str, **choice: object) -> list[Finding]:
@@ -282,3 +289,38 @@ def test_what_is_observed_are_the_values_that_each_q_reads(tmp_path: Path) -> No
     np.testing.assert_allclose(seen["image"].channel_amax, np.abs(images).max(axis=(0, 2, 3)))
     assert "inner_out" not in seen
     assert {q_of(node).inputs[0].name for node in graph.nodes if node.op == "Conv"} <= set(seen)
+
+
+def test_depthwise_kernels_that_take_differences_are_told_as_a_cause() -> None:
+    graph = good("residual").copy()
+    conv = nth(graph, "Conv", 1)
+    conv.attrs["group"] = 8
+    edges = np.zeros((8, 1, 3, 3), np.float32)
+    edges[:, 0, 1] = (-1, 0.1, 1)
+    q_of(conv, 1).inputs[0] = gs.Constant("edges", edges)
+    tensor = q_of(conv).inputs[0].name
+    layers = (LayerError(tensor, 30.0, 1.0), LayerError(conv.outputs[0].name, 12.0, 1.0))
+
+    (finding,) = found(graph, Evidence(comparison=comparison(*layers, output_db=12.0)), "ACC003")
+
+    assert "take differences (their sum is 5 %" in finding.message
+
+
+@needs_assets
+@pytest.mark.slow
+def test_why_int8_does_not_hold_fastestdet_is_told(tmp_path: Path) -> None:
+    pytest.importorskip("PIL", reason="the [vision] extra is not installed")
+    graph = prepare(load(WILD / "fastestdet_pytorch111_opset11.onnx"))
+    data = open_data(f"{SCRIPT}:fastestdet", input_specs(graph))
+    config = CalibrationConfig(samples=16)
+    plan = place(graph)
+    quantized = insert(graph, plan, calibrate(graph, plan, data, config=config))
+    evidence = gather(quantized, AuditConfig(), data=data, reference=graph, samples=16)
+
+    findings = found(quantized, evidence, "ACC003")
+    causes = {str(finding.tensor): finding.message for finding in findings}
+
+    assert evidence.comparison is not None
+    assert evidence.comparison.sqnr_db < 16
+    assert "root mean square" in causes["input.508"]  # the Concat of the pooled pyramid
+    assert sum("take differences" in message for message in causes.values()) >= 3

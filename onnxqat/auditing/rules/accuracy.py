@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 from onnxqat.auditing.registry import Objection, rule
 from onnxqat.auditing.rules.calibration import SPREAD
 from onnxqat.auditing.subject import Subject, dequantizer_of, quantizer_of, scalar_scale
-from onnxqat.auditing.values import label
+from onnxqat.auditing.values import label, value_of
 from onnxqat.calibration.error import quantization_error
 from onnxqat.calibration.histogram import TensorStatistics
 from onnxqat.core.finding import Severity
@@ -23,7 +23,9 @@ LOSS_DB = 5.0
 """Signal-to-noise lost in one layer from which on it is called a cause."""
 COARSE_DB = 25.0
 """A tensor whose own rounding leaves less is too wide for 8 bits; 30 to 40 dB is usual."""
-MOST = 8
+DIFFERENCES = 0.5
+"""Share of a constant input that a kernel keeps, below which it mostly takes differences."""
+MOST = 12
 """Causes that are told, worst first: the rest follows from them."""
 WARY = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
@@ -84,10 +86,13 @@ def cause_of_noise(subject: Subject) -> Iterator[Objection]:
     Why it matters: an output below 20 dB is noisy, and calibration alone did not help. The noise is
     made in a few layers: where the values of an input span more than 8 bits hold (rare large ones
     among many small ones), where channels of very different size share one scale, or where large
-    terms cancel, so that their errors are large against what is left.
+    terms cancel, so that their errors are large against what is left. Depthwise kernels that take
+    differences of neighbouring values are the usual place of that: each sums few terms, of one
+    channel, so that nothing averages the errors away.
 
     How to fix: fine-tune; equalize channels in the float model, or clip with Relu6; leave these
-    layers in float (`--exclude`), and look at what that gains.
+    layers in float (`--exclude`), and look at what that gains. (FastestDet has 13.9 dB; 15.9 dB
+    with the 8 worst of its 70 Convs in float, 14.2 dB with 8 others.)
 
     Source: measured: signal-to-noise before and behind each layer, and each tensor's own rounding
     error from its histogram. For channels see Nagel et al. 2019, https://arxiv.org/abs/1906.04721.
@@ -160,11 +165,26 @@ def _reason(subject: Subject, node: gs.Node, sources: list[gs.Tensor]) -> tuple[
                 f"the widest channel of '{tensor.name}' is {spread:.0f} times the median one, and "
                 "all share one scale"
             )
-    if _is_depthwise(node):
+    kept = _kept_of_constant(node)
+    if kept is not None and kept < DIFFERENCES:
         return sources[0].name, (
-            "each output has few terms, so that nothing averages the rounding of its input away"
+            f"its kernels take differences (their sum is {100 * kept:.0f} % of the sum of their "
+            "magnitudes): neighbouring values cancel, the errors of their rounding do not"
         )
     return sources[0].name, "large terms cancel, and their errors stay"
+
+
+def _kept_of_constant(node: gs.Node) -> float | None:
+    """What a depthwise Conv leaves of a constant input, as a share of what it could: median."""
+    dequantizer = dequantizer_of(node.inputs[1]) if _is_depthwise(node) else None
+    quantizer = quantizer_of(dequantizer) if dequantizer is not None else None
+    weights = value_of(node.inputs[1] if quantizer is None else quantizer.inputs[0])
+    if weights is None or weights.ndim < 3:
+        return None
+    over = tuple(range(1, weights.ndim))
+    reach = np.abs(weights).sum(axis=over)
+    kept = np.abs(weights.sum(axis=over))[reach > 0] / reach[reach > 0]
+    return float(np.median(kept)) if kept.size else None
 
 
 def own_sqnr_db(seen: TensorStatistics, scale: float) -> float:

@@ -8,7 +8,8 @@ from functools import partial
 import onnx_graphsurgeon as gs
 
 from onnxqat.auditing.registry import Objection, rule
-from onnxqat.auditing.repair import make_symmetric, remove_pair
+from onnxqat.auditing.repair import remove_pair
+from onnxqat.auditing.rules.legality import symmetric_repair
 from onnxqat.auditing.rules.placement import PER_CHANNEL_OPSET
 from onnxqat.auditing.subject import (
     DEQUANTIZE,
@@ -107,7 +108,7 @@ def unread_type(subject: Subject) -> Iterator[Objection]:
                 node=label(node),
                 tensor=node.inputs[0].name,
                 fix="quantize to int8",
-                repair=partial(make_symmetric, subject, node) if name in WIDE_TYPES else None,
+                repair=symmetric_repair(subject, node) if name in WIDE_TYPES else None,
             )
 
 

@@ -10,8 +10,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
-from onnxqat.auditing.registry import Objection, rule
+from onnxqat.auditing.registry import Objection, Repair, rule
 from onnxqat.auditing.repair import (
+    can_be_symmetric,
+    dequantized,
     make_symmetric,
     stands_for_relu,
     store_float,
@@ -57,7 +59,7 @@ def asymmetric(subject: Subject) -> Iterator[Objection]:
                 node=label(node),
                 tensor=zero_point.name,
                 fix="quantize symmetrically: int8 with zero point 0",
-                repair=None if value is None else partial(make_symmetric, subject, node),
+                repair=symmetric_repair(subject, node),
             )
 
 
@@ -115,7 +117,7 @@ def unsigned(subject: Subject) -> Iterator[Objection]:
                 node=label(node),
                 tensor=node.inputs[0].name,
                 fix="quantize to int8, with scale = max |x| / 127",
-                repair=partial(make_symmetric, subject, node),
+                repair=symmetric_repair(subject, node),
             )
 
 
@@ -279,7 +281,7 @@ def quantized_bias(subject: Subject) -> Iterator[Objection]:
                 node=label(node),
                 tensor=codes.name,
                 fix="store the bias in float",
-                repair=partial(store_float, subject, node),
+                repair=None if dequantized(node) is None else partial(store_float, subject, node),
             )
 
 
@@ -305,8 +307,13 @@ def stored_type(subject: Subject) -> Iterator[Objection]:
                 node=label(node),
                 tensor=codes.name,
                 fix="store int8 codes with zero point 0",
-                repair=partial(make_symmetric, subject, node) if _is_wider(codes) else None,
+                repair=symmetric_repair(subject, node) if _is_wider(codes) else None,
             )
+
+
+def symmetric_repair(subject: Subject, node: gs.Node) -> Repair | None:
+    """INT8 with zero point 0 over the same range, where scale and zero point are known."""
+    return partial(make_symmetric, subject, node) if can_be_symmetric(node) else None
 
 
 def _is_wider(codes: gs.Tensor) -> bool:
