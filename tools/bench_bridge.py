@@ -6,9 +6,9 @@ The networks are ResNet-20 and a transformer encoder of 12 layers, whose ONNX fi
 contestants take turns in each round: torch by hand (of the encoder also with torch's one kernel for
 attention), the FP32 module, the Q/DQ module with frozen and with learned scales, and onnx2torch
 where it can convert the file (in a process and a virtual environment of its own, with the torch of
-this one). Prints the smallest CPU time of all rounds, so that other work on the machine counts
-less, the ratios to torch by hand, and how many numbers a step trained: who leaves weights out is
-faster. Then what the module adds to each node.
+this one). Prints the smallest CPU times, the median over the rounds of the ratios to torch by hand,
+and how many numbers a step trained: who leaves weights out is faster. Then what the module adds to
+each node.
 
 Exit code 1: the FP32 module took more than 1.05 times as long as torch by hand, or more than 10 µs
 a node. The models are those that the tests use, see tools/assets_data.py.
@@ -208,16 +208,32 @@ def install_peer() -> Path:
 # Measuring ---------------------------------------------------------------------------------------
 
 
-def measure(contestants: dict[str, Stepper], rounds: int) -> dict[str, Times]:
-    """The smallest times of each, of rounds in which all take turns."""
+@dataclass(frozen=True)
+class Result:
+    """One contestant's CPU seconds, and its ratios to the first contestant."""
+
+    fastest: Times
+    ratios: Times
+    """Medians over the rounds: within one, all meet the same machine."""
+
+
+def measure(contestants: dict[str, Stepper], rounds: int) -> dict[str, Result]:
+    """What each takes, in rounds in which all take turns."""
     times: dict[str, list[Times]] = {name: [] for name in contestants}
     for _ in range(rounds + 1):
         for name, stepper in contestants.items():
             times[name].append(stepper())
-    return {  # without the first round: it warms up
-        name: (min(row[0] for row in rows[1:]), min(row[1] for row in rows[1:]))
-        for name, rows in times.items()
+    table = {name: np.array(rows[1:]) for name, rows in times.items()}  # the first one warms up
+    first = next(iter(table.values()))
+    return {
+        name: Result(_pair(rows.min(0)), _pair(np.median(rows / first, 0)))
+        for name, rows in table.items()
     }
+
+
+def _pair(values: np.ndarray[Any, Any]) -> Times:
+    forward, whole = values.tolist()
+    return forward, whole
 
 
 def node_overhead(nodes: int = 400) -> float:
@@ -258,17 +274,17 @@ def race(network: Network, folder: Path, options: argparse.Namespace) -> list[st
                 contestants[PEER], numbers[PEER] = peer, peer.trained
             else:
                 note = f"{PEER} cannot convert it: {peer.error}"
-        best = measure(contestants, options.rounds)
-    forward, whole = best[BY_HAND]
+        results = measure(contestants, options.rounds)
     print(f"{network.name:22} {'forward':>11} {'step':>11}   x by hand: forward, step   trained")
-    for name, row in best.items():
+    for name, result in results.items():
+        forward, whole = result.fastest
         print(
-            f"  {name:20} {row[0] * 1e3:8.1f} ms {row[1] * 1e3:8.1f} ms "
-            f"{row[0] / forward:17.3f} {row[1] / whole:6.3f} {numbers[name]:9,}"
+            f"  {name:20} {forward * 1e3:8.1f} ms {whole * 1e3:8.1f} ms "
+            f"{result.ratios[0]:17.3f} {result.ratios[1]:6.3f} {numbers[name]:9,}"
         )
     if note:
         print(f"  {note}")
-    ratio = max(best[MODULE][0] / forward, best[MODULE][1] / whole)
+    ratio = max(results[MODULE].ratios)
     missed = f"{network.name}: {ratio:.3f} times as long as torch by hand"
     return [missed] if ratio > MOST_RATIO else []
 
