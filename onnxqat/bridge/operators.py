@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import onnx_graphsurgeon as gs
 from onnx import defs
 
 from onnxqat.bridge import ops as _families  # noqa: F401 - registers the operators
@@ -13,7 +12,9 @@ from onnxqat.bridge.ops.excluded import EXCLUDED
 from onnxqat.bridge.ops.fused import DOMAIN as OWN_DOMAIN
 from onnxqat.bridge.ops.registry import find, listed_versions, ops, since_version
 from onnxqat.core.operators import Operator, OperatorUse, OperatorVersion
+from onnxqat.graph import Graph
 from onnxqat.graph.graph import all_nodes
+from onnxqat.graph.passes.functions import inline_functions
 
 OLDEST_OPSET = 7
 """The oldest opset of which every operator is meant to be covered."""
@@ -47,8 +48,11 @@ def _versions(domain: str, name: str, known: dict[int, bool]) -> Iterator[Operat
     newer = (*sorted(known)[1:], None)
     for since, next_one in zip(sorted(known), newer, strict=True):
         is_past = next_one is not None and next_one <= OLDEST_OPSET
-        reason = _reason(domain, name, is_past=is_past, is_deprecated=known[since])
-        yield OperatorVersion(since, None if since in registered else reason)
+        if since in registered:
+            yield OperatorVersion(since, is_covered=True)
+        else:
+            reason = _reason(domain, name, is_past=is_past, is_deprecated=known[since])
+            yield OperatorVersion(since, is_covered=False, reason=reason)
 
 
 def _reason(domain: str, name: str, *, is_past: bool, is_deprecated: bool) -> str:
@@ -61,8 +65,13 @@ def _reason(domain: str, name: str, *, is_past: bool, is_deprecated: bool) -> st
     return f"only in opsets before {OLDEST_OPSET}" if is_past else _NOT_YET
 
 
-def operator_uses(graph: gs.Graph) -> tuple[OperatorUse, ...]:
-    """The operators of a graph and its subgraphs, sorted, those that are not covered first."""
+def operator_uses(graph: Graph) -> tuple[OperatorUse, ...]:
+    """The operators of a graph, its subgraphs and functions, sorted, those not covered first.
+
+    Raises:
+        ModelError: A model-local function is written for another opset than the model.
+    """
+    graph = inline_functions(graph, lambda _: None)
     nodes: dict[tuple[str, int | None, bool], list[str]] = {}
     for node in all_nodes(graph):
         domain = "" if node.domain in (None, "ai.onnx") else node.domain

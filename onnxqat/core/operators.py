@@ -10,13 +10,10 @@ class OperatorVersion:
     """An operator as it is from one opset on."""
 
     since: int
+    is_covered: bool
+    """Whether there is a torch function."""
     reason: str | None = None
-    """Why there is no torch function; None where there is one."""
-
-    @property
-    def is_covered(self) -> bool:
-        """Whether there is a torch function."""
-        return self.reason is None
+    """Why there is none."""
 
 
 @dataclass(frozen=True)

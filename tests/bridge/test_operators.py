@@ -15,6 +15,7 @@ from onnxqat.bridge.operators import operator_uses, operators
 from onnxqat.core.errors import UnsupportedOpError
 from onnxqat.core.operators import Operator
 from onnxqat.graph import as_graph
+from tests.bridge.test_functions import net as function_net
 from tests.support.nets import residual_net, unknown_op_net
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -73,6 +74,12 @@ def test_the_version_of_a_models_operator_is_the_one_that_its_opset_means() -> N
     uses = {use.operator: use.since for use in operator_uses(as_graph(residual_net()))}
     assert uses["Relu"] == 14
     assert uses["Conv"] == 11
+
+
+def test_the_operators_inside_of_functions_are_a_models_own() -> None:
+    assert {use.operator for use in operator_uses(as_graph(function_net()))} == {
+        "Add", "Constant", "If", "LeakyRelu", "MatMul", "Neg",
+    }  # fmt: skip
 
 
 @pytest.mark.skipif(

@@ -26,7 +26,10 @@ def test_one_operator_can_be_asked_for_and_read_by_programs(capsys):
     assert erf == {
         "domain": "",
         "name": "Erf",
-        "versions": [{"since": 9, "reason": None}, {"since": 13, "reason": None}],
+        "versions": [
+            {"since": 9, "is_covered": True, "reason": None},
+            {"since": 13, "is_covered": True, "reason": None},
+        ],
     }
 
 
