@@ -34,6 +34,7 @@ class FakeQuantize(nn.Module):
         qmax: Largest code, relative to the zero point.
         is_weight: Whether what is quantized is an initializer.
         enabled: When False, the input passes unchanged.
+        is_reached: Whether a gradient of some output reaches it; not if only frozen nodes lead on.
     """
 
     scale: nn.Parameter
@@ -48,6 +49,7 @@ class FakeQuantize(nn.Module):
         self.qmax = qmax
         self.is_weight = is_weight
         self.enabled = True
+        self.is_reached = True
 
     @property
     def learn_scale(self) -> bool:
@@ -56,7 +58,8 @@ class FakeQuantize(nn.Module):
 
     @learn_scale.setter
     def learn_scale(self, learn: bool) -> None:
-        self.scale.requires_grad_(learn)
+        if self.is_reached:
+            self.scale.requires_grad_(learn)
 
     def forward(self, x: Tensor, rectify: bool = False) -> Tensor:
         """`x` through quantization and back, in the scale's type.

@@ -16,7 +16,13 @@ from torch import Tensor
 
 from onnxqat.bridge.coverage import opset_of, refuse_both, refuse_unknown, unknown_nodes
 from onnxqat.bridge.fake_quant import FakeQuantize, Rectified
-from onnxqat.bridge.fallback import Fallback, FrozenNode, captured, check_fallback
+from onnxqat.bridge.fallback import (
+    Fallback,
+    FrozenNode,
+    captured,
+    check_fallback,
+    learning_nodes,
+)
 from onnxqat.bridge.fuse import fuse
 from onnxqat.bridge.ops.registry import BodyForm, Op, Reading, TensorValue, find
 from onnxqat.bridge.program import (
@@ -102,7 +108,9 @@ class _Context:
     def __init__(self, inlined: Inlined) -> None:
         self.graph = inlined.graph
         stored = inlined.sources.keys()
-        self.trainable = trainable(self.graph, unknown_nodes(self.graph)) & stored
+        frozen = unknown_nodes(self.graph)
+        self.trainable = trainable(self.graph, frozen) & stored
+        self._learning = learning_nodes(self.graph, frozen)
         self.tensors = ModuleTensors(stored)
         self.quantizers = FakeQuantizers(self.graph, stored)
         self.findings: list[Finding] = []
@@ -123,15 +131,17 @@ class _Context:
         self.findings.append(frozen_operator(_place(node).node, node.op))
         return function
 
-    def quantizer(self, entry: Quantizer) -> tuple[FakeQuantize, str | None]:
+    def quantizer(self, dq: gs.Node, entry: Quantizer) -> tuple[FakeQuantize, str | None]:
         """The module of a Q/DQ pair, and the parameter that stands for stored codes."""
         if entry.twin_scale is not None:
             self.tensors.tie(entry.scale, entry.twin_scale)
         scale = self.tensors.parameter(entry.scale, train=False)
         module = self.quantizers.build(entry, scale, self.tensors.parameters[scale])
+        module.is_reached = id(dq) in self._learning
         if not entry.holds_codes:
             return module, None
-        name = self.tensors.parameter(entry.source, partial(entry.weight, module.scale))
+        weight = partial(entry.weight, module.scale)
+        name = self.tensors.parameter(entry.source, weight, train=module.is_reached)
         self.quantizers.note_codes(entry, name, module)
         return module, name
 
@@ -311,7 +321,7 @@ class _Scope:
         entry = quantizers.of(node)
         if entry is None:
             return False
-        module, parameter = self.context.quantizer(entry)
+        module, parameter = self.context.quantizer(node, entry)
         function: Callable[..., Any] = module
         relu = quantizers.relu_before(entry) if parameter is None else None
         source = entry.source if relu is None else relu.inputs[0]

@@ -94,7 +94,9 @@ def _choose_scales(
     taken = {id(follower.scale) for follower in following}
     for name, quantizer in student.quantizers.items():
         scale = quantizer.scale
-        if id(scale) not in taken and _is_learned(config, is_weight=quantizer.is_weight):
+        if id(scale) in taken or not quantizer.is_reached:
+            continue
+        if _is_learned(config, is_weight=quantizer.is_weight):
             taken.add(id(scale))
             kind = Kind.WEIGHT_SCALE if quantizer.is_weight else Kind.SCALE
             yield Trained(f"scale of {name}", kind, scale, torch.ones_like(scale))

@@ -76,6 +76,27 @@ def test_what_learns_is_what_a_gradient_reaches_without_passing_a_frozen_node() 
     assert all(parameter.grad is not None for parameter in module.parameters())
 
 
+def test_a_scale_learns_only_where_a_gradient_reaches_it() -> None:
+    text = f"""
+    {OPSETS}
+    net (float[n, 3, 3] x) => (float[n, 3, 3] y)
+    <float s = {{0.1}}, float t = {{0.1}}, float u = {{0.1}}, int8 z = {{0}}>
+    {{
+        q = QuantizeLinear (x, s, z)
+        d = DequantizeLinear (q, s, z)
+        v = DequantizeLinear (codes, u, z)
+        a = MatMul (d, v)
+        b = com.microsoft.Inverse (a)
+        r = QuantizeLinear (b, t, z)
+        y = DequantizeLinear (r, t, z)
+    }}
+    """
+    module = frozen(model_of(text, codes=np.eye(3, dtype=np.int8)))
+    for quantizer in module.quantizers.values():
+        quantizer.learn_scale = True
+    assert {n for n, p in module.named_parameters() if p.requires_grad} == {"t"}
+
+
 def test_a_frozen_nodes_output_requires_no_gradient() -> None:
     text = f"{OPSETS} net (float[n, 3, 3] x) => (float[n, 3, 3] y) " + (
         "{ y = com.microsoft.Inverse (x) }"

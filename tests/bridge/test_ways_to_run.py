@@ -209,10 +209,15 @@ def gradients(module: OnnxModule) -> Tensor:
 FROZEN_FIRST = """
 <ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>
 net (float[n, 3, 3] x) => (float[n, 3, 3] y)
+<float s = {0.25}, float t = {0.02}, int8 z = {0}>
 {
     a = MatMul (x, before)
-    b = com.microsoft.Inverse (a)
-    y = MatMul (b, behind)
+    q = QuantizeLinear (a, s, z)
+    d = DequantizeLinear (q, s, z)
+    b = com.microsoft.Inverse (d)
+    c = QuantizeLinear (b, t, z)
+    e = DequantizeLinear (c, t, z)
+    y = MatMul (e, behind)
 }
 """
 
