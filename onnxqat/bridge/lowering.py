@@ -54,7 +54,7 @@ from onnxqat.core.finding import Finding
 from onnxqat.core.module_findings import frozen_operator
 from onnxqat.graph import Graph
 from onnxqat.graph.infer import infer_shapes
-from onnxqat.graph.query import constant_value, producer
+from onnxqat.graph.query import constant_value, dense_array, producer
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ class _Call:
 
 
 FROZEN_NOTE = "frozen, in ONNX Runtime"
-TYPE_PROTO = onnx.AttributeProto.TYPE_PROTO
+TYPE_PROTO, SPARSE_TENSOR = onnx.AttributeProto.TYPE_PROTO, onnx.AttributeProto.SPARSE_TENSOR
 _TENSOR, _VALUE = "tensor", "value"
 _Capture = tuple[str, str]
 """What a scope is handed: a tensor of the module, or a value of the scope around it, by name."""
@@ -402,7 +402,7 @@ class _Scope:
         """A value that was computed while building."""
         if value is None:
             return Slot(ABSENT)
-        if isinstance(value, list):  # a sequence
+        if isinstance(value, list | np.ndarray):  # a sequence, or strings
             return Slot(self._new_slot(value), on_host=True)
         return Known(to_device(value, torch.device("cpu")))
 
@@ -473,6 +473,8 @@ def _plain(name: str, value: Any) -> Any:
         return tuple(value)
     if isinstance(value, int | float | str) or getattr(value, "type", None) == TYPE_PROTO:
         return value
+    if getattr(value, "type", None) == SPARSE_TENSOR:
+        return TensorValue.of(tensor_of(dense_array(value.sparse_tensor)))
     raise ModelError(f"attribute '{name}' is of a kind that has no counterpart in torch")
 
 

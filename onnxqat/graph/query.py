@@ -46,12 +46,12 @@ def constant_value(tensor: gs.Tensor) -> NDArray[Any] | None:
         return None
     values = tensor._values
     if isinstance(values, SparseValues):
-        return _dense(values.tensor)
+        return dense_array(values.tensor)
     array: NDArray[Any] = tensor.values
     return array
 
 
-def _dense(sparse: Any) -> NDArray[Any]:
+def dense_array(sparse: Any) -> NDArray[Any]:
     """The full array of a sparse tensor: its indices are flat, or one column a dimension."""
     from onnx import numpy_helper
 

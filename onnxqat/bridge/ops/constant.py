@@ -3,8 +3,6 @@
 # ruff: noqa: D103 - an operator is documented by its ONNX page
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,6 +10,7 @@ from torch import Tensor
 from onnxqat.bridge.ops import host
 from onnxqat.bridge.ops.dtypes import torch_dtype
 from onnxqat.bridge.ops.registry import Ints, TensorValue, op
+from onnxqat.bridge.ops.text import Strings
 from onnxqat.core.errors import ModelError
 
 
@@ -23,7 +22,7 @@ def constant_of_tensor(*, value: TensorValue) -> Tensor:
 @op("Constant", versions=(11, 12, 13, 19, 21, 23, 24, 25))
 def constant(
     *,
-    sparse_value: Any = None,
+    sparse_value: TensorValue | None = None,
     value: TensorValue | None = None,
     value_float: float | None = None,
     value_floats: tuple[float, ...] | None = None,
@@ -31,16 +30,20 @@ def constant(
     value_ints: tuple[int, ...] | None = None,
     value_string: str | None = None,
     value_strings: tuple[str, ...] | None = None,
-) -> Tensor:
-    if value is not None:
-        return value.tensor
+) -> Tensor | Strings:
+    given = sparse_value if value is None else value
+    if given is not None:
+        return given.tensor
     number = value_float if value_float is not None else value_floats
     if number is not None:
         return torch.tensor(number, dtype=torch.float32)
     whole = value_int if value_int is not None else value_ints
     if whole is not None:
         return torch.tensor(whole, dtype=torch.int64)
-    raise ModelError("a Constant of strings or of a sparse tensor has no counterpart in torch")
+    words = value_string if value_string is not None else value_strings
+    if words is not None:
+        return np.array(words, dtype=object)
+    raise ModelError("a Constant has no value")
 
 
 @op("ConstantOfShape", versions=(9, 20, 21, 23, 24, 25), host=host.constant_of_shape)
