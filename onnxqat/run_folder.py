@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from onnxqat.core.calibration import Calibration
 from onnxqat.core.codec import decode, encode
@@ -31,9 +31,12 @@ from onnxqat.core.finding import Finding
 from onnxqat.core.plan import QuantPlan
 from onnxqat.core.provenance import Provenance
 from onnxqat.core.summary import Summary
+from onnxqat.core.training_record import StepRecord
 from onnxqat.graph import Change, Graph, load, save
 from onnxqat.report.html import Report, View, render
-from onnxqat.training import Finetuned, StepRecord
+
+if TYPE_CHECKING:
+    from onnxqat.training import Finetuned
 
 T = TypeVar("T")
 

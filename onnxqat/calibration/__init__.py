@@ -6,4 +6,11 @@ from onnxqat.calibration.config import CalibrationConfig
 from onnxqat.calibration.distribution import distributions
 from onnxqat.calibration.statistics import Statistics
 
-__all__ = ["CalibrationConfig", "Statistics", "calibrate", "collect", "distributions"]
+__all__ = [
+    "CalibrationConfig",
+    "Statistics",
+    "calibrate",
+    "collect",
+    "distribution_of",
+    "distributions",
+]

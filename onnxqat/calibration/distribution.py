@@ -57,7 +57,7 @@ def distributions(
         for name, seen in observe(graph, wanted[start : start + AT_ONCE], batches).items():
             if seen.values:
                 amax = calibration.by_tensor[name].amax[0]
-                found.append(_distribution(name, seen, amax=amax, dtype=formats[name]))
+                found.append(distribution_of(name, seen, amax=amax, dtype=formats[name]))
     return tuple(sorted(found, key=lambda entry: (entry.sqnr_db, entry.tensor)))
 
 
@@ -70,9 +70,10 @@ def _formats(graph: Graph, plan: QuantPlan) -> dict[str, QuantDtype]:
     }
 
 
-def _distribution(
+def distribution_of(
     name: str, seen: TensorStatistics, *, amax: float, dtype: QuantDtype
 ) -> Distribution:
+    """The distribution of one tensor of which at least one value was seen."""
     noise = float(quantization_error(seen, np.array([amax]), dtype=dtype)[0])
     extent = max(seen.amax, amax)
     below = np.concatenate([[0.0], np.cumsum(seen.counts)])

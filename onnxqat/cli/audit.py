@@ -14,10 +14,10 @@ from onnxqat.cli.flags import Json
 from onnxqat.core.files import check_writable
 
 if TYPE_CHECKING:
-    from onnxqat.auditing import AuditConfig
-    from onnxqat.core.finding import Finding
+    from onnxqat.auditing import AuditConfig, Fixed
     from onnxqat.data import Dataset
     from onnxqat.graph import Graph
+    from onnxqat.report.findings import Audited
 
 FOUND = 1
 """Exit code when there are findings."""
@@ -43,8 +43,12 @@ def audit(
         Literal["tensorrt", "rtx"] | None, Parameter(name="--profile", help="The compiler meant.")
     ] = None,
     format: Annotated[
-        Literal["text", "json", "sarif", "junit"],
-        Parameter(name="--format", help="text for people; json, sarif and junit for programs."),
+        Literal["text", "json", "sarif", "junit", "html"],
+        Parameter(
+            name="--format",
+            help="text for people; json, sarif and junit for programs; html: a page that loads "
+            "nothing, with pictures.",
+        ),
     ] = "text",
     fix: Annotated[
         bool,
@@ -112,10 +116,12 @@ def audit(
         model: The ONNX file.
     """
     from onnxqat.auditing import audit as audit_stage
+    from onnxqat.auditing.audit import chosen
     from onnxqat.auditing.baseline import Baseline
     from onnxqat.core.finding import Severity
     from onnxqat.gather import Target, gather
     from onnxqat.graph import load
+    from onnxqat.report.findings import Audited, Mended
 
     settings = _settings(
         config,
@@ -127,7 +133,8 @@ def audit(
         baseline=baseline and str(baseline),
     )
     known = Baseline.load(Path(settings.baseline)) if settings.baseline else Baseline()
-    graph = _mended(model, settings, output) if fix else load(model)
+    mended = _mended(model, settings, output) if fix else None
+    graph = load(model) if mended is None else mended.graph
     evidence = gather(
         graph,
         settings,
@@ -141,7 +148,16 @@ def audit(
         Baseline.of(findings).save(write_baseline)
         known = Baseline.of(findings)
     findings = known.new(findings)
-    _tell(findings, str(model), settings, "json" if json else format)
+    audited = Audited(
+        str(model),
+        findings,
+        chosen(settings),
+        settings.fail_on,
+        evidence=evidence,
+        graph=graph,
+        mended=None if mended is None else Mended(load(model), mended.repaired),
+    )
+    _tell(audited, "json" if json else format)
     return FOUND if any(x.severity.rank >= settings.fail_on.rank for x in findings) else 0
 
 
@@ -158,7 +174,7 @@ def _settings(path: Path | None, **given: Any) -> AuditConfig:
     return replace(found or AuditConfig(), **{key: value for key, value in given.items() if value})
 
 
-def _mended(model: Path, settings: AuditConfig, output: Path | None) -> Graph:
+def _mended(model: Path, settings: AuditConfig, output: Path | None) -> Fixed:
     """The repaired model, which is also written; what was done is told on stderr."""
     from onnxqat.auditing import fix
     from onnxqat.core.errors import ConfigError
@@ -172,7 +188,7 @@ def _mended(model: Path, settings: AuditConfig, output: Path | None) -> Graph:
     save(fixed.graph, output)
     show.log(f"mended {len(fixed.repaired)} findings, see {output}:")
     show.to_stderr(findings_table(fixed.repaired))
-    return fixed.graph
+    return fixed
 
 
 def _opened(data: str, graph: Graph) -> Dataset:
@@ -184,16 +200,14 @@ def _opened(data: str, graph: Graph) -> Dataset:
     return open_data(source.source, input_specs(graph), source)
 
 
-def _tell(findings: tuple[Finding, ...], model: str, settings: AuditConfig, format: str) -> None:
+def _tell(audited: Audited, format: str) -> None:
     """Print the findings on stdout."""
-    from onnxqat.auditing.audit import chosen
     from onnxqat.report.console import findings_table
-    from onnxqat.report.findings import FORMATS, Audited
+    from onnxqat.report.findings import FORMATS
 
     if format == "text":
-        show.result(findings, as_json=False, table=findings_table(findings))
+        show.result(audited.findings, as_json=False, table=findings_table(audited.findings))
     else:
-        audited = Audited(model, findings, chosen(settings), settings.fail_on)
         show.text(FORMATS[format](audited))
 
 

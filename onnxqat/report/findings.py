@@ -1,4 +1,4 @@
-"""Findings as text that other programs read: JSON, SARIF 2.1.0, JUnit XML. Nothing here prints."""
+"""Findings as text: JSON, SARIF 2.1.0, JUnit XML, and a page. Nothing here prints."""
 
 from __future__ import annotations
 
@@ -11,15 +11,25 @@ from typing import Any
 from urllib.parse import quote
 from xml.etree import ElementTree as ET
 
+from onnxqat.auditing.evidence import NOTHING, Evidence
 from onnxqat.auditing.registry import RULES, Rule
 from onnxqat.core.codec import encode
 from onnxqat.core.finding import Finding, Severity
+from onnxqat.graph import Graph
 from onnxqat.version import __version__
 
 SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What XML 1.0 cannot hold, and names in a file may: https://www.w3.org/TR/xml/#charsets."""
+
+
+@dataclass(frozen=True, eq=False)
+class Mended:
+    """What `--fix` did before the audit."""
+
+    before: Graph
+    findings: tuple[Finding, ...]
 
 
 @dataclass(frozen=True)
@@ -32,6 +42,10 @@ class Audited:
     rules: Sequence[str]
     """Codes of the rules that were applied."""
     fail_on: Severity = Severity.ERROR
+    evidence: Evidence = NOTHING
+    graph: Graph | None = None
+    """What was audited; None: what the file holds."""
+    mended: Mended | None = None
 
 
 def as_json(audited: Audited) -> str:
@@ -133,6 +147,14 @@ def _junit_case(suite: ET.Element, finding: Finding, *, fails: bool) -> None:
         ET.SubElement(case, "system-out").text = f"{finding.severity.value}: {text}"
 
 
+def as_html(audited: Audited) -> str:
+    """One page that loads nothing: the findings in pictures, and all that was measured."""
+    from onnxqat.report.html import render
+    from onnxqat.report.html.audited import audit_report
+
+    return render(audit_report(audited))
+
+
 def _message(finding: Finding) -> str:
     return finding.message if finding.fix is None else f"{finding.message}\nFix: {finding.fix}"
 
@@ -145,5 +167,6 @@ FORMATS: dict[str, Callable[[Audited], str]] = {
     "json": as_json,
     "sarif": as_sarif,
     "junit": as_junit,
+    "html": as_html,
 }
-"""The formats for programs, by the name that `--format` takes."""
+"""The formats that are written as they are, by the name that `--format` takes."""

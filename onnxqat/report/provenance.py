@@ -8,11 +8,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnxqat.core.provenance import FileRecord, Provenance, Setting, Version
-from onnxqat.recipe import Recipe
 from onnxqat.version import __version__
+
+if TYPE_CHECKING:
+    from onnxqat.recipe import Recipe  # which imports torch
 
 PACKAGES = (
     "numpy", "onnx", "onnx-graphsurgeon", "onnxruntime", "onnxruntime-gpu", "polygraphy", "torch",
@@ -36,6 +38,12 @@ def provenance(recipe: Recipe, made: Mapping[str, Path]) -> Provenance:
         versions=tuple(_versions()),
         settings=tuple(_settings(recipe)),
     )
+
+
+def provenance_of(model: Path) -> Provenance:
+    """The hash of one model, and the versions of what looked at it."""
+    files = (_record("model", model),) if model.is_file() else ()
+    return Provenance(files=files, versions=tuple(_versions()))
 
 
 def _data_files(recipe: Recipe) -> dict[str, Path]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -196,3 +198,27 @@ def test_control_characters_in_names_do_not_reach_the_terminal(
     main(["audit", str(tmp_path / "m.onnx")])
 
     assert "\x1b[2J" not in capsys.readouterr().out
+
+
+def test_the_page_goes_to_stdout_as_it_is(
+    faulty: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "mended.onnx"
+
+    assert main(["audit", str(faulty), "--format", "html", "--fix", "-o", str(out)]) == 0
+
+    page = capsys.readouterr().out
+    assert page.lstrip().startswith("<!doctype html>")
+    assert "before --fix" in page
+
+
+@pytest.mark.parametrize("command", ["audit", "report"])
+def test_pages_are_made_without_torch(command: str, faulty: Path) -> None:
+    (faulty.parent / "fp32.onnx").write_bytes(faulty.read_bytes())
+    arguments = ["audit", str(faulty), "--format", "html"]
+    if command == "report":
+        arguments = ["report", str(faulty.parent)]
+    code = f"from onnxqat.cli.main import main; import sys; main({arguments!r}); "
+    code += "sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert (done.returncode, done.stderr.count(b"Traceback")) == (0, 0)

@@ -17,11 +17,10 @@ from onnxqat.core.plan import QuantPlan
 from onnxqat.core.precision import TOLD_OPS, dtype_precision
 from onnxqat.core.provenance import FileRecord, Provenance, Setting, Version
 from onnxqat.core.summary import BudgetCheck, ModelRow, StageTime, Summary
+from onnxqat.core.training_record import StepRecord, Validation
 from onnxqat.graph import Graph, as_graph, insert, prepare
 from onnxqat.placement import place
 from onnxqat.report.html import Report, View
-from onnxqat.training import StepRecord
-from onnxqat.training.record import Validation
 from tests.support.nets import residual_net
 
 CHANNELS_OF = {"stem_w": 8, "inner_w": 8, "head_w": 4}

@@ -12,8 +12,8 @@ from onnxqat.core.finding import Finding
 from onnxqat.core.plan import QuantPlan
 from onnxqat.core.provenance import Provenance
 from onnxqat.core.summary import Summary
+from onnxqat.core.training_record import StepRecord
 from onnxqat.graph import Graph
-from onnxqat.training import StepRecord
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,6 @@ class Report:
     """The graph that the table lists and the findings speak of."""
     before: View | None = None
     """The graph from which the subject was made, where both are at hand."""
-    after: View | None = None
-    """What became of the subject."""
     summary: Summary | None = None
     plan: QuantPlan | None = None
     """The subject's, for rules and reasons."""
@@ -48,4 +46,6 @@ class Report:
     history: tuple[StepRecord, ...] = ()
     findings: tuple[Finding, ...] | None = None
     """None where nothing was audited."""
+    mended: tuple[Finding, ...] = ()
+    """What was found in `before`, and mended in the subject."""
     provenance: Provenance | None = None

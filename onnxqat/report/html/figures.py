@@ -16,7 +16,7 @@ from xml.etree import ElementTree  # what it parses, matplotlib has just written
 import numpy as np
 
 from onnxqat.core.distribution import Distribution
-from onnxqat.training import StepRecord, Validation
+from onnxqat.core.training_record import StepRecord, Validation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

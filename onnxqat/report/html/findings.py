@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from onnxqat.core.finding import Finding, Severity
@@ -49,25 +49,30 @@ class Findings:
     rules: tuple[RuleFindings, ...]
     counts: tuple[tuple[Severity, int], ...]
     """How many of each severity, worst first."""
+    mended: tuple[RuleFindings, ...] = ()
+    """The same of what was mended, drawn around the place where it was found."""
 
 
 def findings_by_rule(report: Report) -> Findings:
     """The findings of a report."""
     artist = _Artist(report)
-    rules: dict[str, list[Finding]] = {}
-    for finding in report.findings or ():
-        rules.setdefault(finding.rule, []).append(finding)
     found = Counter(finding.severity for finding in report.findings or ())
     return Findings(
-        rules=tuple(_of_rule(rule, findings, artist) for rule, findings in rules.items()),
+        rules=tuple(_by_rule(report.findings or (), artist, home=report.subject)),
         counts=tuple((severity, found[severity]) for severity in reversed(Severity)),
+        mended=tuple(_by_rule(report.mended, artist, home=report.before or report.subject)),
     )
 
 
-def _of_rule(rule: str, findings: list[Finding], artist: _Artist) -> RuleFindings:
-    first, others = findings[:SHOWN_OF_A_RULE], findings[SHOWN_OF_A_RULE:]
-    cards = (FindingCard(finding, artist.pictures(finding)) for finding in first)
-    return RuleFindings(rule, tuple(cards), tuple(others))
+def _by_rule(findings: Sequence[Finding], artist: _Artist, *, home: View) -> Iterator[RuleFindings]:
+    """The findings of one state of the graph."""
+    rules: dict[str, list[Finding]] = {}
+    for finding in findings:
+        rules.setdefault(finding.rule, []).append(finding)
+    for rule, of_rule in rules.items():
+        first, others = of_rule[:SHOWN_OF_A_RULE], of_rule[SHOWN_OF_A_RULE:]
+        cards = (FindingCard(finding, artist.pictures(finding, home=home)) for finding in first)
+        yield RuleFindings(rule, tuple(cards), tuple(others))
 
 
 class _Artist:
@@ -75,24 +80,24 @@ class _Artist:
 
     def __init__(self, report: Report) -> None:
         self._maps = {view.label: Map(view.graph) for view in _views(report)}
-        self._subject = report.subject.label
         self._drawn = 0
 
-    def pictures(self, finding: Finding) -> tuple[LabelledPicture, ...]:
-        place = self._maps[self._subject].around(node=finding.node, tensor=finding.tensor)
+    def pictures(self, finding: Finding, *, home: View) -> tuple[LabelledPicture, ...]:
+        """The place in each state of the graph, looked up in the one that it was found in."""
+        place = self._maps[home.label].around(node=finding.node, tensor=finding.tensor)
         if place is None or self._drawn >= PICTURED:
             return ()
         self._drawn += 1
-        return tuple(self._all_states(place))
+        return tuple(self._all_states(place, home.label))
 
-    def _all_states(self, place: Neighbourhood) -> Iterator[LabelledPicture]:
+    def _all_states(self, place: Neighbourhood, home: str) -> Iterator[LabelledPicture]:
         for label, map_ in self._maps.items():
-            found = place if label == self._subject else map_.same_place(place)
+            found = place if label == home else map_.same_place(place)
             if found is not None:
                 yield LabelledPicture(label, picture(found))
 
 
 def _views(report: Report) -> Iterator[View]:
-    for view in (report.before, report.subject, report.after):
-        if view is not None:
-            yield view
+    if report.before is not None:
+        yield report.before
+    yield report.subject
