@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from onnxqat.auditing import audit
+from onnxqat.auditing import AuditConfig, audit
+from onnxqat.auditing import Evidence as Measured
 from onnxqat.bridge import to_torch, write_back
 from onnxqat.calibration import calibrate, distributions
 from onnxqat.config_file import DataSource
@@ -114,7 +115,7 @@ def run(recipe: Recipe | Path | str, out: Path | str, *, watch: Watch = Watch())
     with clock.stage("build"):
         engines = _build_all({"FP32": fp32, "PTQ": ptq, "QAT": qat}, recipe, folder)
     with clock.stage("audit"):
-        findings = (*student.findings, *audit(qat))
+        findings = (*student.findings, *_audit(qat, recipe, comparisons, engines))
         folder.save_findings(findings)
 
     evidence = Evidence(
@@ -233,6 +234,20 @@ def _build_all(models: dict[str, Graph], recipe: Recipe, folder: RunFolder) -> E
         plans[name] = built.plan
         folder.save_engine(name.lower(), built.engine, built.plan)
     return Engines(plans, tuple(refusals))
+
+
+def _audit(
+    qat: Graph, recipe: Recipe, comparisons: dict[str, Comparison], engines: Engines
+) -> tuple[Finding, ...]:
+    """What there is to object to in the fine-tuned model, by the file and by what was measured."""
+    drop = recipe.budget.metric_drop
+    config = AuditConfig(
+        profile=recipe.placement.profile,
+        shapes=recipe.build.shapes,
+        max_metric_drop=1.0 if drop is None else drop,
+    )
+    measured = Measured(engine=engines.plans.get("QAT"), comparison=comparisons.get("QAT"))
+    return audit(qat, config=config, evidence=measured)
 
 
 class _Clock:

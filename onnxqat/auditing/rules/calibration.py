@@ -330,8 +330,10 @@ def _weights(subject: Subject) -> Iterator[tuple[gs.Node, Array, int | None]]:
     for node in subject.quantizers:
         weights = value_of(node.inputs[0])
         scale = value_of(input_of(node, 1))
-        if weights is None or weights.ndim < 2 or scale is None or not np.all(scale > 0):
+        if weights is None or weights.ndim < 2 or not weights.size or scale is None:
             continue
+        if not scale.size or not np.all(scale > 0):
+            continue  # QDQ004 and QDQ006 tell it
         if scale.size == 1:
             yield node, weights, None
         elif scale.ndim == 1 and _fits(weights, scale, axis_of(node)):
