@@ -9,7 +9,7 @@ from onnxqat.core.errors import BuildError
 from onnxqat.core.finding import Finding, Severity
 from onnxqat.engine import build
 from tests.support.compile import needs_compiler
-from tests.support.seeded import SEEDS, SOURCES, Seed, good, seed_id
+from tests.support.seeded import ARCHITECTURES, SEEDS, SOURCES, Seed, good, seed_id
 
 BEYOND_REPAIR = {"QDQ005", "QDQ011", "QDQ118", "CAL002", "CAL003", "DEP004", "DEP006"}
 """What only calibration data, another exporter or a decision of the user mends."""
@@ -25,7 +25,7 @@ def test_there_are_forty_faults_in_five_models_and_more() -> None:
 
 
 @pytest.mark.parametrize("profile", ["tensorrt", "rtx"])
-@pytest.mark.parametrize("model", SOURCES)
+@pytest.mark.parametrize("model", [*SOURCES, *ARCHITECTURES])
 def test_a_good_model_has_no_error_and_no_warning(model: str, profile: str) -> None:
     findings = audit(good(model, profile), config=AuditConfig(profile=profile))
 
@@ -75,3 +75,17 @@ def test_a_repaired_model_compiles(seed: Seed) -> None:
     elif found[0].severity is Severity.ERROR:
         with pytest.raises(BuildError):
             build(graph, backend="rtx")
+
+
+COSTLY = {"QDQ104", "QDQ105", "QDQ106", "QDQ110", "QDQ118", "QDQ119"}
+"""Rules whose pages say that the compiled engine moves more bytes."""
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [x for x in SEEDS if x.rule in COSTLY], ids=seed_id)
+def test_the_compiler_moves_more_bytes_for_a_fault_that_is_said_to_cost_them(seed: Seed) -> None:
+    graph, _ = seed.plant()
+    right = build(good(seed.model, seed.config.profile), backend="rtx").plan
+
+    assert build(graph, backend="rtx").plan.activation_bytes > 1.01 * right.activation_bytes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -51,6 +51,12 @@ def squeeze_excite() -> Graph:
     return as_graph(net.model((1, 3, 16, 16), net.conv(net.node("Relu", x), (16, 8))))
 
 
+def _network(name: str) -> Graph:
+    network = getattr(networks, name)
+    is_convolutional = network.__module__.endswith("convolutional")
+    return as_graph(network(32) if is_convolutional else network())
+
+
 SOURCES: dict[str, Callable[[], Graph]] = {
     "residual": lambda: as_graph(nets.residual_net()),
     "densenet": lambda: as_graph(networks.densenet(16, layers=2)),
@@ -63,10 +69,16 @@ SOURCES: dict[str, Callable[[], Graph]] = {
 }
 
 
+ARCHITECTURES: dict[str, Callable[[], Graph]] = {
+    f"{name}, whole": partial(_network, name) for name in networks.__all__
+}
+"""Every network that tests generate."""
+
+
 @cache
 def good(name: str, profile: str = "tensorrt") -> Graph:
     """A model with Q/DQ placed by this package, ranges from random data; not to be changed."""
-    graph = prepare(SOURCES[name]())
+    graph = prepare((SOURCES | ARCHITECTURES)[name]())
     plan = place(graph, config=PlacementConfig(profile=profile))
     return insert(graph, plan, _calibrated(graph, plan))
 
@@ -582,4 +594,4 @@ def seed_id(seed: Seed) -> str:
     return f"{seed.rule}-{seed.model}-{SEEDS.index(seed)}"
 
 
-__all__ = ["SEEDS", "SOURCES", "Seed", "good", "replace", "seed_id"]
+__all__ = ["ARCHITECTURES", "SEEDS", "SOURCES", "Seed", "good", "replace", "seed_id"]
