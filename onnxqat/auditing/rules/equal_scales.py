@@ -32,7 +32,7 @@ def requantized_move(subject: Subject) -> Iterator[Objection]:
 
     How to fix: give the Q behind the operator the scale of the DQ before it, or take one pair off.
 
-    Source: TensorRT developer guide, Q/DQ propagation; ModelOpt. Measured on TensorRT for RTX 1.7.1,
+    Source: TensorRT developer guide, Q/DQ propagation; ModelOpt. Measured on TensorRT for RTX,
     a U-Net and a ViT: kernels beside it took the rounding in, no byte more; the error remains.
     """
     return _unequal(subject, lambda op: op not in ("Concat", "MaxPool"))
