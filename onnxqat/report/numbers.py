@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 MEGA = 1e6
 NOTHING = "–"
 
@@ -17,8 +19,10 @@ def megabytes(value: int | None) -> str:
 
 
 def decibel(value: float | None) -> str:
-    """A ratio in dB as `29.8 dB`."""
-    return NOTHING if value is None else f"{value:.1f} dB"
+    """A ratio in dB as `29.8 dB`; ∞ where nothing differs."""
+    if value is None:
+        return NOTHING
+    return "∞ dB" if value == inf else f"{value:.1f} dB".replace("-", "−")
 
 
 def share(part: int | None, whole: int | None) -> str:

@@ -74,8 +74,8 @@ class Map:
         """
         seeds = [self._by_name[name] for name in sorted(other.nodes) if name in self._by_name]
         focus = [node for node in seeds if label(node) in other.focus]
-        nodes = self._nearest(seeds, through=QDQ_OPS)
-        return self._picture(nodes, focus=focus) if seeds else None
+        around = self._nearest(seeds, through=QDQ_OPS, most=3 * MOST_NODES)
+        return self._picture(_pruned(around, seeds), focus=focus) if seeds else None
 
     @cached_property
     def _by_name(self) -> dict[str, gs.Node]:
@@ -102,19 +102,27 @@ class Map:
         return self._by_tensor.get(tensor, [])[:3] if tensor else []
 
     def _nearest(
-        self, seeds: Sequence[gs.Node], *, through: Collection[str] | None = None
+        self,
+        seeds: Sequence[gs.Node],
+        *,
+        through: Collection[str] | None = None,
+        most: int = MOST_NODES,
     ) -> list[gs.Node]:
-        """The seeds and the nodes nearest to them, of some operators or of all, in the order of the
-        file.
+        """The seeds and the nodes nearest to them, in the order of the file.
+
+        Args:
+            seeds: Where to begin.
+            through: The only operators to go on to; None: any.
+            most: How many nodes, seeds included.
         """
         found = {id(node): node for node in seeds}
         queue = deque(found.values())
-        while queue and len(found) < MOST_NODES:
+        while queue and len(found) < most:
             for neighbour in _neighbours(queue.popleft()):
                 is_wanted = id(neighbour) in self._order and (  # not in a subgraph
                     through is None or neighbour.op in through
                 )
-                if is_wanted and id(neighbour) not in found and len(found) < MOST_NODES:
+                if is_wanted and id(neighbour) not in found and len(found) < most:
                     found[id(neighbour)] = neighbour
                     queue.append(neighbour)
         return sorted(found.values(), key=lambda node: self._order[id(node)])
@@ -156,6 +164,22 @@ class Map:
         if not is_weight or (node.op in QDQ_OPS and tensor is not node.inputs[0]):
             return None
         return Box(f"w{tensor.name}", WEIGHT, f"weights {_shape(tensor)}", tensor.name)
+
+
+def _pruned(nodes: list[gs.Node], kept: Sequence[gs.Node]) -> list[gs.Node]:
+    """The nodes without dead ends that need not be kept, as many as are too many, last first."""
+    must = {id(node) for node in kept}
+    left = {id(node): node for node in nodes}
+    while len(left) > MOST_NODES:
+        ends = [
+            key
+            for key, node in left.items()
+            if key not in must and len({id(n) for n in _neighbours(node)} & set(left)) < 2
+        ]
+        if not ends:
+            break
+        del left[ends[-1]]
+    return list(left.values())
 
 
 def _neighbours(node: gs.Node) -> Iterator[gs.Node]:

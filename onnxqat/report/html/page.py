@@ -33,10 +33,10 @@ ROWS_AT_ONCE = 200
 """Rows of the table that are shown until the reader asks for more."""
 
 _PASSAGES = {
-    Passage.QUANTIZED: "cross memory in the quantized type",
-    Passage.INSIDE: "stay inside one kernel",
-    Passage.FLOAT: "cross memory in float",
-    Passage.ABSENT: "are named by no kernel",
+    Passage.QUANTIZED: "through memory in the quantized type",
+    Passage.INSIDE: "inside one kernel",
+    Passage.FLOAT: "through memory in float",
+    Passage.ABSENT: "without a kernel that names them",
 }
 
 _TEMPLATES = Path(__file__).with_name("templates")

@@ -72,6 +72,13 @@ def test_a_picture_stays_small_and_says_what_it_leaves_out(maps):
     assert found.hidden > 0
 
 
+def test_what_lies_between_the_nodes_of_the_other_state_goes_before_dead_ends(maps):
+    before = maps[0].around(node="/sum/Add", tensor=None)
+    after = maps[1].same_place(before)
+    linked = {key for link in after.links for key in (link.source, link.target)}
+    assert {box.key for box in after.boxes} == linked, "no box stands alone"
+
+
 def drawn(count: int, *, seed: int) -> Picture:
     """A random graph without cycles."""
     rng = random.Random(seed)
