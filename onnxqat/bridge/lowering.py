@@ -24,6 +24,7 @@ from onnxqat.bridge.fallback import (
     learning_nodes,
 )
 from onnxqat.bridge.fuse import fuse
+from onnxqat.bridge.host_results import host_results
 from onnxqat.bridge.ops.registry import BodyForm, Op, Reading, TensorValue, find
 from onnxqat.bridge.program import (
     ABSENT,
@@ -191,19 +192,29 @@ class _Scope:
         self.steps: list[Step] = []
         self.converted: dict[tuple[Any, ...], int] = {}
 
-    def program(self, graph: gs.Graph, form: BodyForm | None = None) -> Program:
-        """The program of a graph in this scope."""
+    def program(
+        self,
+        graph: gs.Graph,
+        form: BodyForm | None = None,
+        on_host: frozenset[int] = frozenset(),
+    ) -> Program:
+        """The program of a graph in this scope.
+
+        Args:
+            graph: A graph; a subgraph in a scope of its own.
+            form: How the operator runs the subgraph.
+            on_host: Which of the operator's results are host values.
+        """
         form = form or BodyForm()
         inputs = [self._new_slot() for _ in graph.inputs]
         for i, (tensor, index) in enumerate(zip(graph.inputs, inputs, strict=True)):
-            self.values[tensor.name] = Slot(index, on_host=i < form.host_inputs)
+            is_state = form.carries and i - form.host_inputs in on_host
+            self.values[tensor.name] = Slot(index, on_host=i < form.host_inputs or is_state)
         for node in graph.nodes:
             self._node(node)
         outputs = [
-            self._read(
-                t, self._value(t), Reading.SCALAR if i < form.scalar_outputs else Reading.TENSOR
-            )
-            for i, t in enumerate(graph.outputs)
+            self._read(tensor, self._value(tensor), form.reading_of_output(i, on_host))
+            for i, tensor in enumerate(graph.outputs)
         ]
         captured = [slot.index for slot in self.captures.values()]
         return Program(
@@ -278,6 +289,8 @@ class _Scope:
         if value is None:
             return ABSENT
         if isinstance(value, Known):
+            if reading is Reading.HOST:
+                return self._new_slot(value.host)
             return self._read_known(tensor, value, reading)
         convert = value.conversion(reading)
         if convert is None:
@@ -419,20 +432,43 @@ class _Scope:
         self._bind(call.node, writes, on_host=True)
 
     def _with_bodies(self, call: _Call) -> None:
-        reads = list(self._reads(call))
+        graphs = {n: g for n, g in call.node.attrs.items() if isinstance(g, gs.Graph)}
+        forms = {name: call.op.body_form(name) for name in graphs}
+        states_from = max(form.host_inputs for form in forms.values())
+        on_host = host_results(
+            graphs,
+            forms,
+            lambda i: call.values[states_from + i] if states_from + i < len(call.values) else None,
+            find_op=self.context.op,
+            find_value=self._peek,
+        )
+        are_states = any(form.carries for form in forms.values())
+        reads = [
+            self._read(t, v, Reading.HOST if are_states and i - states_from in on_host else r)
+            for i, (t, v, r) in enumerate(
+                zip(call.node.inputs, call.values, call.readings, strict=True)
+            )
+        ]
         count = len(reads)
         bodies: dict[str, SubProgram] = {}
-        for name, graph in call.node.attrs.items():
-            if isinstance(graph, gs.Graph):
-                inner = _Scope(self.context, self)
-                program = inner.program(graph, call.op.body_form(name))
-                start = len(reads)
-                reads += [self._handed_in(key) for key in inner.captures]
-                declared = tuple(_declared(tensor) for tensor in graph.outputs)
-                bodies[name] = SubProgram(program, slice(start, len(reads)), declared)
+        for name, graph in graphs.items():
+            inner = _Scope(self.context, self)
+            program = inner.program(graph, forms[name], on_host)
+            start = len(reads)
+            reads += [self._handed_in(key) for key in inner.captures]
+            declared = tuple(_declared(tensor) for tensor in graph.outputs)
+            bodies[name] = SubProgram(program, slice(start, len(reads)), declared)
         function = BodyCall(call.function, count, bodies)
         writes = self._emit(function, (DEVICE, *reads), call.output_count, call.place)
-        self._bind(call.node, writes, on_host=False)
+        for i, (tensor, index) in enumerate(zip(call.node.outputs, writes, strict=False)):
+            if tensor.name:
+                self.values[tensor.name] = Slot(index, on_host=i in on_host)
+
+    def _peek(self, name: str) -> Value | None:
+        """What a name stands for here or around, without capturing it."""
+        if name in self.values or self.outer is None:
+            return self.values.get(name)
+        return self.outer._peek(name)
 
 
 def _place(node: gs.Node) -> Place:

@@ -48,6 +48,8 @@ class Slot:
 
     def conversion(self, reading: Reading) -> Callable[..., Any] | None:
         """What a device operator needs done to the value before it reads it."""
+        if reading is Reading.HOST:
+            return None if self.on_host else to_host
         if reading in NUMBER_READINGS:
             return as_numbers
         if not self.on_host:
@@ -94,6 +96,11 @@ def as_number(value: Any, reading: Reading) -> Any:
     if isinstance(value, Tensor) and (value.ndim == 0 or reading is Reading.SCALAR):
         return value.item() if value.numel() == 1 else value
     return value
+
+
+def to_host(value: Any) -> Any:
+    """A value of a device as a host value; waits for the device."""
+    return simplest(value.cpu()) if isinstance(value, Tensor) else value
 
 
 def to_device(value: Any, device: torch.device) -> Any:

@@ -25,12 +25,13 @@ class Body(Protocol):
         """What is stacked of an output if the subgraph never runs: a tensor of length 0."""
 
 
-LoopBody = Annotated[Body, BodyForm(host_inputs=2, scalar_outputs=1)]
+Branch = Annotated[Body, BodyForm(results_from=0)]
+LoopBody = Annotated[Body, BodyForm(host_inputs=2, scalar_outputs=1, results_from=1, carries=True)]
 """The number of the iteration comes from the host; whether to go on is asked for there."""
 
 
 @op("If", versions=(1, 11, 13, 16, 19, 21, 23, 24, 25))
-def if_(cond: Scalar, *, else_branch: Body, then_branch: Body, outputs: Outputs = 1) -> Any:
+def if_(cond: Scalar, *, else_branch: Branch, then_branch: Branch, outputs: Outputs = 1) -> Any:
     results = (then_branch if _is_true(cond) else else_branch)()
     return results if outputs > 1 else results[0]
 

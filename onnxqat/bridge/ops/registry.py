@@ -75,6 +75,8 @@ class Reading(Enum):
     """A Python number where the host knows one element of whatever rank, else a tensor."""
     NUMBER = "number"
     """A Python number where the host knows one of rank 0, else a tensor."""
+    HOST = "host"
+    """A host value: results of subgraphs that are shapes. No operator's function asks for it."""
     OUTPUTS = "outputs"
     """No input of the schema: the number of outputs that the node has."""
 
@@ -97,6 +99,17 @@ class BodyForm:
     """The first inputs of the subgraph that are numbers of the host."""
     scalar_outputs: int = 0
     """The first outputs of the subgraph that are read as `Scalar`."""
+    results_from: int | None = None
+    """The output of the subgraph that is the operator's first result, the next its second, …"""
+    carries: bool = False
+    """These results come back as the subgraph's inputs after the first ones."""
+
+    def reading_of_output(self, index: int, on_host: frozenset[int]) -> Reading:
+        """How an output of the subgraph is read, if these results are host values."""
+        if index < self.scalar_outputs:
+            return Reading.SCALAR
+        is_result = self.results_from is not None and index - self.results_from in on_host
+        return Reading.HOST if is_result else Reading.TENSOR
 
 
 @dataclass(frozen=True)

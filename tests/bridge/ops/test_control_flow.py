@@ -132,6 +132,67 @@ def test_a_shape_out_of_a_branch_is_a_shape(flag: bool) -> None:
     assert_agrees(model_of(text), {"x": draw(3, 4), "flag": np.array(flag)})
 
 
+NOWHERE = torch.device("meta")
+"""A device without memory: nothing can be read off it, so nothing may wait for it."""
+
+
+def test_shapes_out_of_branches_and_loops_wait_for_no_device() -> None:
+    text = """shapes (float[n, m] x) => (float[a, b] y, float[k, c] all) {
+        s = Shape (x)
+        zero = Constant <value = int64 {0}> ()
+        one = Constant <value = int64 {1}> ()
+        rows = Gather (s, zero)
+        columns = Gather (s, one)
+        is_tall = Greater (rows, columns)
+        picked = If (is_tall) <
+            then_branch = yes () => (int64 t) { t = Identity (rows) },
+            else_branch = no () => (int64 e) { e = Mul (columns, one) }
+        >
+        three = Constant <value = int64 {3}> ()
+        yes = Constant <value = bool {1}> ()
+        size, all = Loop (three, yes, picked) <
+            body = step (int64 i, bool c, int64 p) => (bool d, int64 q, float[m] u) {
+                d = Identity (c)
+                q = Add (p, i)
+                j = Sub (q, q)
+                u = Gather <axis = 0> (x, j)
+            }
+        >
+        axes = Constant <value = int64[1] {0}> ()
+        wide = Unsqueeze (size, axes)
+        minus = Constant <value = int64[1] {-1}> ()
+        shape = Concat <axis = 0> (minus, wide)
+        whole = Mul (size, one)
+        ends = Unsqueeze (whole, axes)
+        z = Expand (x, s)
+        flat = Reshape (z, minus)
+        pads = Concat <axis = 0> (axes, ends)
+        padded = Pad (flat, pads)
+        y = Unsqueeze (padded, axes)
+    }"""
+    module = to_torch(model_of(text))
+    y, rows = module.to(NOWHERE)(torch.empty(5, 4, device=NOWHERE))
+    assert (y.shape, rows.shape) == ((1, 20 + 5 + 3), (3, 4))
+    assert_agrees(model_of(text), {"x": draw(5, 4)})
+    assert_agrees(model_of(text), {"x": draw(2, 4)})
+
+
+def test_a_state_that_leaves_the_host_is_right_as_well() -> None:
+    text = """states (int64[n] x, int64 m) => (int64 y) {
+        three = Constant <value = int64 {3}> ()
+        yes = Constant <value = bool {1}> ()
+        y = Loop (three, yes, three) <
+            body = step (int64 i, bool c, int64 p) => (bool d, int64 q) {
+                d = Identity (c)
+                total = ReduceSum <keepdims = 0> (x)
+                r = Add (p, total)
+                q = Add (r, m)
+            }
+        >
+    }"""
+    assert_agrees(model_of(text), {"x": np.array([1, 2]), "m": np.array(5)})
+
+
 SEQUENCES: dict[str, str] = {
     "insert and look up": """(float[2] x, float[3] y, int64 i) => (float[n] a, int64 k) {
         s = SequenceConstruct (x, y)
