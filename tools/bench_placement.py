@@ -110,9 +110,9 @@ def write_case(case: str, folder: Path) -> tuple[Path, str]:
     return model, name
 
 
-def our_command(model: Path, output: Path, *_: object) -> list[str]:
+def our_command(model: Path, output: Path) -> list[str]:
     """The command as a user types it, in the environment that runs this file."""
-    options = ["--calibrator", "max", "--samples", str(SAMPLES), "--profile", "rtx"]
+    options = ["--calibrator", "max", "--profile", "rtx"]
     files = [str(model), "--data", str(model.with_suffix(".npz")), "-o", str(output)]
     return [sys.executable, "-m", "onnxqat", "quantize", *files, *options]
 

@@ -73,7 +73,8 @@ class PlacementFlags:
         Parameter(
             name="--attention-scores",
             help="How scores are stored before Softmax. int8 saves bytes where attention is not "
-            "fused into one kernel, and prevents that fusion; auto: int8 for a single matrix.",
+            "fused into one kernel, and prevents that fusion; auto: int8 where shapes show that it "
+            "is not fused.",
         ),
     ] = "auto"
 

@@ -17,6 +17,14 @@ LayerPolicy = Literal["quantized", "float"]
 
 
 @dataclass(frozen=True)
+class FusedAttention:
+    """The attention of several matrices that becomes one kernel in INT8 (P18)."""
+
+    most_tokens: int
+    head_sizes: frozenset[int]
+
+
+@dataclass(frozen=True)
 class Profile:
     """Where the compilers, or NVIDIA's own sources about them, differ: plain data."""
 
@@ -29,10 +37,12 @@ class Profile:
     """Ops that may stand between a Conv and the residual Add that its kernel takes in (P5)."""
     stores_for_pointwise: bool
     """Whether Q/DQ makes a tensor cross in INT8 that pointwise ops alone read (P5, P13)."""
+    fused_attention: FusedAttention
 
 
 _WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
 _POOLS = frozenset({"AveragePool"})
+_ATTENTION = FusedAttention(512, frozenset({16, 32, 64}))
 
 PROFILES = {
     # As NVIDIA's guide and tools say, of which no compiler here can tell the opposite.
@@ -42,6 +52,7 @@ PROFILES = {
         pool_ops=_POOLS,
         fuses_before_add=RIDES_ALONG,
         stores_for_pointwise=True,
+        fused_attention=_ATTENTION,
     ),
     # Measured on TensorRT for RTX 1.7. It runs every INT8 ConvTranspose in float: Q/DQ there only
     # adds kernels. One kernel takes in an activation function and the Add behind it: Q/DQ between
@@ -53,6 +64,7 @@ PROFILES = {
         pool_ops=_POOLS,
         fuses_before_add=RIDES_ALONG | ACTIVATION_FUNCTIONS,
         stores_for_pointwise=False,
+        fused_attention=_ATTENTION,
     ),
 }
 
@@ -90,7 +102,7 @@ class PlacementConfig:
 
     attention_scores: bool | None = None
     """Whether the scores of attention, before Softmax, are stored in INT8. None: where the shapes
-    show a single matrix, which is not fused into one kernel (unknown dimensions are taken for 1).
+    show that it is not fused into one kernel (an unknown number of matrices is taken for one).
     """
 
     @property

@@ -22,7 +22,7 @@ import onnx_graphsurgeon as gs
 
 from onnxqat.core.plan import Placement, Skip
 from onnxqat.core.spec import Edge, SharedSpec
-from onnxqat.placement.attention import is_attention_scores, is_single_matrix
+from onnxqat.placement.attention import is_attention_scores, is_fused
 from onnxqat.placement.branches import (
     activations,
     fusing_node,
@@ -31,6 +31,7 @@ from onnxqat.placement.branches import (
     is_stored_in_int8,
     joins_convs,
     leads_to_int8,
+    leads_to_softmax,
     readers_below,
     weighted_above,
 )
@@ -149,18 +150,23 @@ def attention_scores(scene: Scene) -> Iterator[Decision]:
     """The scores between the two MatMuls of an attention that is not fused into one kernel (P18).
 
     A fused attention keeps its scores to itself, and a Q on them would break it: a block of 3 heads
-    moves 4.2 MB without and 4.8 MB with it. That of one head, for a batch of one, is not fused, and
-    stores them: a keyword transformer moves 9.4 MB without and 8.7 MB with it, but for a batch of 8
-    59 MB and 71 MB.
+    moves 4.2 MB without and 4.8 MB with it. What is not fused stores them: of one head for a batch
+    of one (a keyword transformer moves 9.4 MB without and 8.7 MB with it, but for a batch of 8
+    59 MB and 71 MB), of more than 512 tokens (1024 tokens: 36 MB and 23 MB), or with heads of
+    another size than 16, 32 and 64.
 
-    Source: measured on TensorRT for RTX 1.7.1.
+    Source: measured on TensorRT for RTX 1.7.1, for SM80, 86, 89 and 120.
     """
     is_wanted = scene.config.attention_scores
     for node in scene.nodes("MatMul"):
         if not is_attention_scores(node) or not scene.is_placed(edge_at(node, 0)):
             continue
-        if is_single_matrix(node.outputs[0]) if is_wanted is None else is_wanted:
-            reason = "attention of a single matrix is not fused: its scores are stored (P18)"
+        if (
+            not is_fused(node, scene.config.compiler.fused_attention)
+            if is_wanted is None
+            else is_wanted
+        ):
+            reason = "attention that is not fused into one kernel stores its scores (P18)"
             for edge in scene.open_edges(node.outputs[0]):
                 yield Placement(edge, scene.activation, "attention_scores", reason)
 
@@ -209,7 +215,7 @@ def residual_add(scene: Scene) -> Iterator[Decision]:
     RTX 1.7.1.
     """
     for node in scene.nodes("Add"):
-        if not is_residual(node) or not any(_comes_from_int8(scene, x) for x in node.inputs):
+        if not _joins_int8(scene, node):
             continue
         bare = _bare_branch(scene, node)
         for index in (0, 1):
@@ -222,6 +228,25 @@ def residual_add(scene: Scene) -> Iterator[Decision]:
                 yield Placement(edge, scene.activation, "residual_add", reason)
             else:
                 yield Skip(edge, "residual_add", _why_float_stream(node))
+
+
+def _joins_int8(scene: Scene, node: gs.Node) -> bool:
+    """Whether an Add joins feature maps of kernels in INT8, or such a kernel's with any tensor that
+    is stored in INT8: a post-norm transformer's stream, which may come from an embedding.
+    """
+    if is_residual(node) and any(_comes_from_int8(scene, x) for x in node.inputs):
+        return True
+    if len(activations(node)) != 2 or leads_to_softmax(node):
+        return False
+    return any(
+        is_stored_in_int8(scene, one) and _is_int8_product(scene, other)
+        for one, other in (node.inputs, node.inputs[::-1])
+    )
+
+
+def _is_int8_product(scene: Scene, tensor: gs.Tensor) -> bool:
+    kernel = fusing_node(scene, tensor)
+    return kernel is not None and scene.is_placed(edge_at(kernel, 0))
 
 
 def _crosses_for_add(scene: Scene, node: gs.Node) -> bool:

@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 
@@ -180,6 +182,74 @@ def test_int8_scores_save_bytes_where_a_single_head_is_not_fused() -> None:
     graph = prepare(as_graph(networks.vit(tokens=98, heads=1, head_size=32)))
     stored = place(graph, config=PlacementConfig(attention_scores=False))
     assert megabytes(graph, place(graph)) < megabytes(graph, stored)
+
+
+@pytest.mark.parametrize(("tokens", "head_size"), [(513, 64), (98, 80)], ids=["long", "wide"])
+def test_attention_too_large_for_one_kernel_stores_its_scores_in_int8(
+    tokens: int, head_size: int
+) -> None:
+    network = networks.vit(tokens=tokens, heads=2, head_size=head_size)
+    graph = prepare(as_graph(network))
+    built = compiled(graph, place(graph, config=RTX))[0].plan
+    assert not any("_mha_" in layer.name for layer in built.layers)
+    stored = place(graph, config=replace(RTX, attention_scores=False))
+    assert built.activation_bytes / 1e6 < 0.95 * megabytes(graph, stored)
+
+
+MOVES = {
+    "Gather": "Gather <axis = 1> (a, even)",
+    "MaxPool": "MaxPool <kernel_shape = [2,2], strides = [2,2]> (a)",
+    "Resize": 'Resize <mode = "nearest"> (a, none, twice)',
+    "Slice": "Slice (a, start, end)",
+    "SpaceToDepth": "SpaceToDepth <blocksize = 2> (a)",
+    "Tile": "Tile (a, once)",
+    "Transpose": "Transpose <perm = [0,1,3,2]> (a)",
+}
+NO_MOVES = {
+    "Resize": 'Resize <mode = "linear"> (a, none, twice)',
+    "Pad": "Pad (a, rim, one)",
+    "LeakyRelu": "LeakyRelu (a)",
+    "Sigmoid": "Sigmoid (a)",
+}
+STEPS = {"Gather": "Gath", "MaxPool": "pooling", "Pad": "Repl", "Resize": "Resi", "Slice": "Slic",
+         "SpaceToDepth": "Resh", "Tile": "Repl", "Transpose": "Tran", "LeakyRelu": "Max",
+         "Sigmoid": "Sigm"}  # fmt: skip
+"""How the names of generated kernels tell an op; a Pad by 0 becomes the next Conv's own."""
+
+
+def steps_behind(text: str) -> str:
+    """The names of the kernels between two Convs: their steps, in order."""
+    body = f"""g (float[1, 16, 8, 8] x) => (float[n, c, h, w] y) {{
+        a = Conv <pads = [1,1,1,1]> (x, w) m = {text} y = Conv (m, v) }}"""
+    values: dict[str, Any] = {
+        "even": np.arange(0, 16, 2), "rim": np.array([0, 0, 1, 1, 0, 0, 1, 1]),
+        "start": np.array([0, 0, 1, 1]), "end": np.array([1, 16, 7, 7]), "one": np.float32(1),
+        "once": np.array([1, 1, 2, 1]), "twice": np.float32([1, 1, 2, 2]),
+        "none": np.float32([]),
+    }  # fmt: skip
+    used = {name: value for name, value in values.items() if name in text}
+    channels = {"SpaceToDepth": 64, "Gather": 8}.get(text.split(maxsplit=1)[0], 16)
+    graph = prepare(graph_of(body, {"w": (16, 16, 3, 3), "v": (8, channels, 1, 1)}, **used))
+    layers = compiled(graph, place(graph, config=RTX))[0].plan.kernels
+    names = [x.name for x in layers]
+    first, last = (
+        next(i for i, n in enumerate(names) if n.startswith(c)) for c in ("Conv_a", "Conv_y")
+    )
+    return " ".join(names[first + 1 : last])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("op", MOVES)
+def test_a_q_moves_back_over_what_only_moves_values(op: str) -> None:
+    steps = steps_behind(MOVES[op])
+    assert steps.index("RounCast") < steps.index(STEPS[op], steps.index("RounCast"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("op", NO_MOVES)
+def test_a_q_stays_behind_what_computes_values(op: str) -> None:
+    steps = steps_behind(NO_MOVES[op])
+    assert steps.index(STEPS[op]) < steps.index("RounCast")
 
 
 def test_int8_on_the_stream_of_a_pre_norm_transformer_would_save_no_byte() -> None:

@@ -102,6 +102,18 @@ def test_the_scores_of_a_single_head_are_stored_in_int8() -> None:
     assert placed(plan, "Mul_scaled") == {"scores -> Mul_scaled[0]: int8 per tensor"}
 
 
+@pytest.mark.parametrize(
+    ("tokens", "size", "is_stored"),
+    [(512, 64, False), (513, 64, True), (98, 32, False), (98, 80, True), (98, 128, True)],
+)
+def test_the_scores_of_long_sequences_and_of_heads_of_other_sizes_are_stored_in_int8(
+    tokens: int, size: int, is_stored: bool
+) -> None:
+    text = ATTENTION.replace("49", str(tokens)).replace("32", str(size)).format(heads=2)
+    plan = plan_of(text, {}, scale=np.float32(0.2))
+    assert bool(placed(plan, "Mul_scaled")) == is_stored
+
+
 @pytest.mark.parametrize(("heads", "wanted"), [(1, False), (2, True)])
 def test_the_user_may_decide_about_attention_scores(heads: int, wanted: bool) -> None:
     config = PlacementConfig(attention_scores=wanted)
@@ -305,6 +317,16 @@ def test_a_post_norm_transformer_stores_its_stream_once_in_int8() -> None:
         y = LayerNormalization (s, scale, bias)
     }"""
     assert placed(plan_of(text, NORM), "Add_s") == {"n -> Add_s[0]: int8 per tensor"}
+
+
+def test_the_stream_behind_an_embedding_is_read_in_int8_where_a_product_reads_it_so() -> None:
+    text = """g (float[4, 8] x) => (float[4, 8] y) {
+        n = LayerNormalization (x, scale, bias)
+        b = MatMul (n, w)
+        s = Add (b, n)
+        y = LayerNormalization (s, scale, bias)
+    }"""
+    assert placed(plan_of(text, NORM), "Add_s") == {"n -> Add_s[1]: int8 per tensor"}
 
 
 def test_a_pre_norm_transformer_keeps_its_stream_in_float() -> None:
