@@ -16,7 +16,8 @@ Every file is written whole or not at all.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -152,17 +153,36 @@ def read_report(path: Path) -> Report:
 
 def _read(path: Path, kind: type[T]) -> T | None:
     """A value that `RunFolder` wrote; None where it did not."""
+    found = _parsed(path)
+    if found is None:
+        return None
+    with _naming(path):
+        return decode(kind, found)
+
+
+def _parsed(path: Path) -> Any:
     if not path.exists():
         return None
+    with _naming(path):
+        return json.loads(path.read_text(encoding="utf-8"))
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Say of which file it is that its content makes no sense."""
     try:
-        return decode(kind, json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, ConfigError) as error:
+        yield
+    except (ValueError, AttributeError, ConfigError) as error:
         raise ConfigError(f"{path} is damaged: {error}", fix="run again, or remove it") from error
 
 
 def _read_by_name(path: Path) -> dict[str, Comparison]:
-    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return {name: decode(Comparison, comparison) for name, comparison in found.items()}
+    """The comparisons of several models; none where there is no file."""
+    found = _parsed(path)
+    if found is None:
+        return {}
+    with _naming(path):
+        return {name: decode(Comparison, comparison) for name, comparison in found.items()}
 
 
 def _by_name(comparisons: dict[str, Comparison]) -> dict[str, Any]:

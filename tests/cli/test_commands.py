@@ -218,8 +218,18 @@ def test_report_refuses_a_folder_that_holds_no_run(capsys, tmp_path):
     assert "holds no run" in capsys.readouterr().err
 
 
-def test_report_names_a_damaged_file_of_a_run(capsys, files, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("summary.json", '{"model": '),
+        ("history.json", '[{"step": "one"}]'),
+        ("inner_errors.json", "[1, 2]"),
+        ("inner_errors.json", '{"qat": {"samples": 1}}'),
+        ("plan.json", "\\ud800"),
+    ],
+)
+def test_report_names_a_damaged_file_of_a_run(capsys, files, tmp_path, name, text):
     (tmp_path / "fp32.onnx").write_bytes(files["model"].read_bytes())
-    (tmp_path / "summary.json").write_text('{"model": ')
+    (tmp_path / name).write_text(text)
     assert main(["report", str(tmp_path)]) == 2
-    assert "summary.json is damaged" in capsys.readouterr().err
+    assert f"{name} is damaged" in capsys.readouterr().err

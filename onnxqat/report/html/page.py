@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -38,6 +39,8 @@ _PASSAGES = {
     Passage.FLOAT: "through memory in float",
     Passage.ABSENT: "without a kernel that names them",
 }
+
+_PART = re.compile(r"[^/_.:]*[/_.:]+|[^/_.:]+")
 
 _TEMPLATES = Path(__file__).with_name("templates")
 
@@ -115,6 +118,7 @@ def _environment() -> Environment:
         share=numbers.share,
         short=_short,
         sort_key=_sort_key,
+        parts=_parts,
         height=height_of,
     )
     return environment
@@ -122,6 +126,11 @@ def _environment() -> Environment:
 
 def _short(value: float) -> str:
     return f"{value:.3g}".replace("-", "−")
+
+
+def _parts(name: str) -> list[str]:
+    """The pieces of a name between which a line may end."""
+    return _PART.findall(name)
 
 
 def _sort_key(value: float) -> str:

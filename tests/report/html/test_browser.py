@@ -221,6 +221,7 @@ def test_all_text_can_be_read(browser, pages, scheme):
     """4.5 is what WCAG 2.1 asks of text of normal size (AA)."""
     with browser.page(pages["full"], scheme=scheme) as page:
         assert contrast_below(page, 4.5) == []
+        assert contrast_below(page, 22), "no contrast is above 21, so all texts are looked at"
 
 
 def test_the_page_prints_with_what_is_folded_away_on_the_screen(browser, pages):

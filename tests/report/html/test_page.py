@@ -49,6 +49,14 @@ def test_a_node_without_a_measured_error_has_a_dash():
     assert '<td class="num">–</td>' in page
 
 
+@pytest.mark.parametrize("name", ["/layer1/conv_2.weight", "__a//b", "plain", "x::y/", "."])
+def test_a_name_is_shown_whole_with_places_to_end_a_line(name):
+    page = render(replace(bare_report(), title=name))
+    shown = re.search(r'<h1><code class="name">(.*?)</code>', page)
+    assert shown is not None
+    assert shown[1].replace("<wbr>", "") == name
+
+
 def test_a_clean_audit_says_so():
     assert "nothing to object" in render(replace(full_report(), findings=()))
 
