@@ -78,6 +78,17 @@ def test_the_page_is_made_of_the_folder_alone_and_is_the_same_each_time(finished
     assert render(read_report(folder / "out")) == page
 
 
+def test_a_run_that_ended_early_has_a_page_of_what_there_is(finished, tmp_path):
+    folder, _ = finished
+    for name in ("fp32.onnx", "ptq.onnx", "plan.json", "history.json"):
+        (tmp_path / name).write_bytes((folder / "out" / name).read_bytes())
+    report = read_report(tmp_path)
+    assert report.subject.label == "after: PTQ"
+    page = render(report)
+    assert "Nothing was compiled" in page
+    assert 'id="summary"' not in page
+
+
 def test_the_report_holds_what_was_measured(finished):
     folder, summary = finished
     report = read_report(folder / "out")

@@ -22,6 +22,9 @@ PACKAGES = (
 )  # fmt: skip
 """What takes part in a result. A package that is not installed is left out."""
 
+LARGEST_WITHOUT_WEIGHTS = 100 << 20
+"""Bytes of a file that is looked into: what is larger holds its weights itself."""
+
 _CHUNK = 1 << 20
 
 
@@ -34,7 +37,7 @@ def provenance(recipe: Recipe, made: Mapping[str, Path]) -> Provenance:
     """
     files = {"model": recipe.model, **_data_files(recipe), **made}
     return Provenance(
-        files=tuple(_record(role, path) for role, path in files.items() if path.is_file()),
+        files=tuple(_records(files)),
         versions=tuple(_versions()),
         settings=tuple(_settings(recipe)),
     )
@@ -42,8 +45,7 @@ def provenance(recipe: Recipe, made: Mapping[str, Path]) -> Provenance:
 
 def provenance_of(model: Path) -> Provenance:
     """The hash of one model, and the versions of what looked at it."""
-    files = (_record("model", model),) if model.is_file() else ()
-    return Provenance(files=files, versions=tuple(_versions()))
+    return Provenance(files=tuple(_records({"model": model})), versions=tuple(_versions()))
 
 
 def _data_files(recipe: Recipe) -> dict[str, Path]:
@@ -54,6 +56,32 @@ def _data_files(recipe: Recipe) -> dict[str, Path]:
         for role, source in roles.items()
         if source is not None
     }
+
+
+def _records(files: Mapping[str, Path]) -> Iterator[FileRecord]:
+    """The files that are there, and behind each model the files that hold its weights."""
+    for role, path in files.items():
+        if path.is_file():
+            yield _record(role, path)
+            yield from (_record(f"{role} weights", weights) for weights in _weights(path))
+
+
+def _weights(model: Path) -> list[Path]:
+    """The files beside a model in which it keeps weights."""
+    if model.suffix != ".onnx" or model.stat().st_size > LARGEST_WITHOUT_WEIGHTS:
+        return []
+    import onnx
+
+    graph = onnx.load(model, load_external_data=False).graph
+    names = {
+        entry.value
+        for tensor in graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    paths = ((model.parent / name).resolve() for name in sorted(names))
+    home = model.parent.resolve()
+    return [path for path in paths if path.is_relative_to(home) and path.is_file()]
 
 
 def _record(role: str, path: Path) -> FileRecord:
