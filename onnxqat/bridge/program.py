@@ -144,8 +144,8 @@ class HostCall:
 
 
 def _read(value: Any, reading: Reading) -> Any:
-    if value is None:
-        return None
+    if value is None or reading is Reading.HOST:
+        return value
     if reading in NUMBER_READINGS:
         return as_numbers(value)
     if reading in ONE_READINGS:

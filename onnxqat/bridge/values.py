@@ -34,6 +34,8 @@ class Known:
 
     def read(self, reading: Reading) -> Any:
         """As a call reads it that is made while building."""
+        if reading is Reading.HOST:
+            return self.host
         if reading in NUMBER_READINGS:
             return as_numbers(self.value)
         return as_number(self.value, reading) if reading in ONE_READINGS else self.value

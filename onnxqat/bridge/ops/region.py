@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import ceil
 
 import torch
 from torch import Tensor
@@ -159,52 +158,79 @@ def roi_align(
     spatial_scale: float = 1.0,
 ) -> Tensor:
     half_pixel = coordinate_transformation_mode == "half_pixel"
-    boxes = rois * spatial_scale - (0.5 if half_pixel else 0.0)
-    start, extent = boxes[:, :2], boxes[:, 2:] - boxes[:, :2]
+    boxes = (rois * spatial_scale - (0.5 if half_pixel else 0.0)).flip(1)  # rows before columns
+    start, extent = boxes[:, 2:], boxes[:, :2] - boxes[:, 2:]
     if not half_pixel:
         extent = extent.clamp(min=1.0)
-    pooled = []
-    for image, (x, y), (width, height) in zip(
-        batch_indices.tolist(), start.unbind(0), extent.unbind(0), strict=True
-    ):
-        rows = _sample_places(y, height, output_height, sampling_ratio, X.shape[2])
-        columns = _sample_places(x, width, output_width, sampling_ratio, X.shape[3])
-        pooled.append(_pooled_region(X[image], rows, columns, is_max=mode == "max"))
-    size = (0, X.shape[1], output_height, output_width)
-    return torch.stack(pooled) if pooled else X.new_zeros(size)
+    bins = (output_height, output_width)
+    images = batch_indices.to(torch.int64)
+    if sampling_ratio > 0:
+        each = (sampling_ratio, sampling_ratio)
+        return _pooled(X, images, start, extent, bins=bins, samples=each, mode=mode)
+    widths = extent.detach() / torch.tensor(bins, device=X.device)
+    y = X.new_zeros(len(rois), X.shape[1], *bins)
+    for samples, which in _alike(torch.ceil(widths).clamp(min=0).to(torch.int64)).items():
+        if 0 in samples:  # a region that ends before it starts
+            continue
+        index = torch.tensor(which, device=X.device)
+        part = _pooled(
+            X, images[index], start[index], extent[index], bins=bins, samples=samples, mode=mode
+        )
+        y = y.index_put((index,), part)
+    return y
 
 
-Places = tuple[Tensor, Tensor, Tensor, Tensor]
-"""Of the samples along an axis [bins, samples]: the cell before and after, and their weights."""
+def _alike(counts: Tensor) -> dict[Sizes, list[int]]:
+    """The rows of counts that are equal, by their value; waits for the device."""
+    groups: dict[Sizes, list[int]] = {}
+    for i, row in enumerate(counts.tolist()):
+        groups.setdefault(tuple(row), []).append(i)
+    return groups
 
 
-def _sample_places(start: Tensor, extent: Tensor, bins: int, ratio: int, length: int) -> Places:
-    width = extent / bins
-    count = ratio if ratio > 0 else max(ceil(float(width)), 0)
-    bin_ = torch.arange(bins, dtype=start.dtype, device=start.device).unsqueeze(1)
-    sample = torch.arange(count, dtype=start.dtype, device=start.device)
-    place = start + bin_ * width + (sample + 0.5) * width / max(count, 1)
-    is_inside = ((place >= -1) & (place <= length)).to(place.dtype)
-    place = place.clamp(min=0)
+def _pooled(
+    X: Tensor,
+    images: Tensor,
+    start: Tensor,
+    extent: Tensor,
+    *,
+    bins: Sizes,
+    samples: Sizes,
+    mode: str,
+) -> Tensor:
+    """Regions [regions, channels, *bins] with the same number of samples in each bin."""
+    axes = [
+        _sample_places(start[:, a], extent[:, a], bins[a], samples[a], X.shape[2 + a])
+        for a in (0, 1)
+    ]
+    corners = []
+    for row, row_weight in axes[0]:
+        for column, weight in axes[1]:
+            values = X[images[:, None, None], :, row.unsqueeze(2), column.unsqueeze(1)]
+            weights = row_weight.unsqueeze(2) * weight.unsqueeze(1)
+            corners.append(values * weights.unsqueeze(3))
+    cells = torch.stack(corners)  # corner, region, bin, sample, bin, sample, channel
+    cells = cells.reshape(4, len(images), bins[0], samples[0], bins[1], samples[1], X.shape[1])
+    if mode == "max":
+        return cells.amax((0, 3, 5)).movedim(-1, 1)
+    return cells.sum(0).mean((2, 4)).movedim(-1, 1)
+
+
+def _sample_places(
+    start: Tensor, extent: Tensor, bins: int, samples: int, length: int
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """The cells before and after each sample along an axis [regions, bins × samples], weighted."""
+    width = (extent / bins).reshape(-1, 1, 1)
+    bin_ = torch.arange(bins, dtype=start.dtype, device=start.device).reshape(1, -1, 1)
+    sample = torch.arange(samples, dtype=start.dtype, device=start.device)
+    place = start.reshape(-1, 1, 1) + bin_ * width + (sample + 0.5) * width / samples
+    is_inside = ((place >= -1) & (place <= length)).to(place.dtype).flatten(1)
+    place = place.clamp(min=0).flatten(1)
     low = place.detach().floor().clamp(max=length - 1)
     place = torch.where(low >= length - 1, low, place)
     high = (low + 1).clamp(max=length - 1)
     after = (place - low) * is_inside
-    return low.to(torch.int64), high.to(torch.int64), is_inside - after, after
-
-
-def _pooled_region(image: Tensor, rows: Places, columns: Places, *, is_max: bool) -> Tensor:
-    """One region [channels, rows, columns] out of an image [channels, height, width]."""
-    if not rows[0].numel() or not columns[0].numel():  # a region that ends before it starts
-        return image.new_zeros(image.shape[0], rows[0].shape[0], columns[0].shape[0])
-    corners = []
-    for row, row_weight in ((rows[0], rows[2]), (rows[1], rows[3])):
-        for column, weight in ((columns[0], columns[2]), (columns[1], columns[3])):
-            values = image[:, row.reshape(-1, 1), column.reshape(1, -1)]
-            parts = values * row_weight.reshape(-1, 1) * weight.reshape(1, -1)
-            corners.append(parts.reshape(-1, *row.shape, *column.shape))
-    cells = torch.stack(corners)
-    return cells.amax((0, 3, 5)) if is_max else cells.sum(0).mean((2, 4))
+    return (low.to(torch.int64), is_inside - after), (high.to(torch.int64), after)
 
 
 @op("MaxRoiPool", versions=(1, 22))

@@ -21,6 +21,7 @@ from torch import Tensor
 __all__ = [
     "BodyForm",
     "Floats",
+    "HostValue",
     "Ints",
     "Moved",
     "Number",
@@ -76,7 +77,7 @@ class Reading(Enum):
     NUMBER = "number"
     """A Python number where the host knows one of rank 0, else a tensor."""
     HOST = "host"
-    """A host value: results of subgraphs that are shapes. No operator's function asks for it."""
+    """A host value: an int for rank 0, a tuple of ints for rank 1, else a tensor of the CPU."""
     OUTPUTS = "outputs"
     """No input of the schema: the number of outputs that the node has."""
 
@@ -88,6 +89,7 @@ Ints = Annotated[tuple[int, ...], Reading.INTS]
 Floats = Annotated[tuple[float, ...], Reading.FLOATS]
 Scalar = Annotated[float | Tensor, Reading.SCALAR]
 Number = Annotated[float | Tensor, Reading.NUMBER]
+HostValue = Annotated[int | tuple[int, ...] | Tensor, Reading.HOST]
 Outputs = Annotated[int, Reading.OUTPUTS]
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from onnxqat.bridge.ops.control_flow import Body
-from onnxqat.bridge.ops.registry import Ints, Outputs, op
+from onnxqat.bridge.ops.registry import HostValue, Ints, Outputs, op
 from onnxqat.core.errors import ModelError
 
 Sequence = list[Tensor]
@@ -60,11 +60,12 @@ def concat_from_sequence(input_sequence: Sequence, *, axis: int, new_axis: int =
 
 @op("SplitToSequence", versions=(11, 24))
 def split_to_sequence(
-    input: Tensor, split: Tensor | None = None, *, axis: int = 0, keepdims: int = 1
+    input: Tensor, split: HostValue | None = None, *, axis: int = 0, keepdims: int = 1
 ) -> Sequence:
     if split is None:
         return list(torch.split(input, 1, axis) if keepdims else input.unbind(axis))
-    sizes = int(split.item()) if split.ndim == 0 else split.tolist()
+    given = split.tolist() if isinstance(split, Tensor) else split
+    sizes = list(given) if isinstance(given, tuple) else given
     return list(torch.split(input, sizes, axis))
 
 
