@@ -42,8 +42,9 @@ lint: $(VENV)/.for-development ## style, types and layer contracts
 	$(BIN)/mypy tools
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.for-development ## time and memory of `quantize` against other tools
+bench: $(VENV)/.for-development ## `quantize` and placement against other tools
 	$(BIN)/python tools/bench_quantize.py
+	$(BIN)/python tools/bench_placement.py
 
 constraints: ## resolve constraints.txt anew: make constraints PYTHONS="python3.10 python3.13"
 	$(PYTHON) tools/pin_constraints.py $(PYTHONS)

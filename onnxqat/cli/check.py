@@ -71,7 +71,7 @@ def build(
     ] = (),
     json: Json = False,
 ) -> int:
-    """Compile an engine and print the table of its layers.
+    """Compile an engine; print its kernels, what each node became, and what Q/DQ came to.
 
     TensorRT for RTX compiles on a machine without a GPU. That proves that the model is legal, which
     layers read INT8, and what crosses memory; not the speed.
@@ -79,9 +79,7 @@ def build(
     Args:
         model: The ONNX file, with Q/DQ or without.
     """
-    from onnxqat.core.precision import node_precisions
     from onnxqat.engine import build as build_stage
-    from onnxqat.engine import heavy_nodes
     from onnxqat.report.console import engine_table
 
     check_writable(output, inputs=[model])
@@ -93,8 +91,7 @@ def build(
     )
     with replacing(output) as path:
         path.write_bytes(built.engine)
-    precisions = node_precisions(built.plan, heavy_nodes(model))
-    show.result(built.plan, as_json=json, table=engine_table(built.plan, precisions))
+    show.result(built.plan, as_json=json, table=engine_table(built.plan))
     return 0
 
 

@@ -29,6 +29,26 @@ DTYPE_BITS = {
 }
 """Bits of an element of each datatype that the compilers print."""
 
+_RTX_KINDS = frozenset(
+    {
+        "add",
+        "avgpool",
+        "cjmp",
+        "correlation",
+        "deconv",
+        "gemm",
+        "kgen",
+        "maxpool",
+        "memset",
+        "runtime_function",
+        "runtime_fusion",
+        "shape_call",
+        "signal",
+        "wait",
+    }
+)
+"""The kinds of layer that TensorRT-RTX 1.7 was seen to list; another is kept, and reported."""
+
 _SYNONYMS = {dtype.lower(): dtype for dtype in DTYPE_BITS} | {
     "fp32": "Float",
     "fp16": "Half",
@@ -58,6 +78,7 @@ def parse_log(log: str, *, target: str) -> EnginePlan:
             unread.append(line.strip())
         else:
             layers.append(_layer(match))
+    unread += sorted({f"kind {x.kind}" for x in layers if x.kind not in _RTX_KINDS})
     return _plan("rtx", target, layers, unread)
 
 

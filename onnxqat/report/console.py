@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -10,11 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxqat.core.comparison import Comparison, LayerError
-from onnxqat.core.engine_plan import EnginePlan, TensorView
+from onnxqat.core.engine_plan import EnginePlan, Passage, TensorView
 from onnxqat.core.finding import Finding, Severity
 from onnxqat.core.operators import Operator, OperatorUse
 from onnxqat.core.plan import QuantPlan
-from onnxqat.core.precision import NodePrecision, Precision, count_in
+from onnxqat.core.precision import HEAVY_OPS, Precision, count_in
 from onnxqat.core.summary import ModelRow, Summary
 from onnxqat.placement.explain import Explanation
 from onnxqat.report.numbers import NOTHING, decibel, megabytes, percent, share
@@ -96,13 +97,8 @@ def _worst_first(errors: Iterable[LayerError]) -> list[LayerError]:
     return sorted(errors, key=lambda error: (error.sqnr_db, error.tensor))
 
 
-def engine_table(plan: EnginePlan, precisions: Sequence[NodePrecision] = ()) -> RenderableType:
-    """One line a kernel: what it reads, what it writes, the ONNX nodes in it; the sums below.
-
-    Args:
-        plan: The compiled plan.
-        precisions: What its Conv, Gemm and MatMul nodes run in; those not in INT8 are listed.
-    """
+def engine_table(plan: EnginePlan) -> RenderableType:
+    """What was compiled: one line a kernel, one a node, and what became of Q/DQ; the sums below."""
     table = _table("kernel", "kind", "reads", "writes", "bytes", "ONNX nodes")
     for layer in plan.kernels:
         table.add_row(
@@ -113,14 +109,30 @@ def engine_table(plan: EnginePlan, precisions: Sequence[NodePrecision] = ()) -> 
             str(layer.activation_bytes),
             ", ".join(layer.onnx_nodes),
         )
+    nodes = _table("node", "op", "runs in", "kernels")
+    for node in plan.nodes:
+        nodes.add_row(node.node, node.op, node.precision.value, ", ".join(node.layers))
+    return Group(table, *([nodes] if plan.nodes else []), *map(Text, _engine_sums(plan)))
+
+
+def _engine_sums(plan: EnginePlan) -> Iterator[str]:
     total = f"{len(plan.kernels)} kernels, {megabytes(plan.activation_bytes)} of activations"
-    lines = [Text(f"{plan.backend} {plan.target}: {total}")]
-    if precisions:
-        count = f"{count_in(Precision.INT8, precisions)} / {len(precisions)}"
-        lines.append(Text(f"Conv, ConvTranspose, Gemm and MatMul nodes in INT8: {count}"))
-    others = [found for found in precisions if found.precision is not Precision.INT8]
-    lines += [Text(f"  {found.precision.value}: {found.node} ({found.op})") for found in others]
-    return Group(table, *lines)
+    yield f"{plan.backend} {plan.target}: {total}"
+    heavy = [node for node in plan.nodes if node.op in HEAVY_OPS]
+    if heavy:
+        count = share(count_in(Precision.INT8, heavy), len(heavy))
+        yield f"Conv, ConvTranspose, Gemm and MatMul nodes in INT8: {count}"
+    if plan.qdq:
+        passages = Counter(edge.passage for edge in plan.qdq)
+        told = ", ".join(f"{passages[x]} {x.value}" for x in Passage if passages[x])
+        yield f"edges behind Q/DQ: {told}"
+    for edge in plan.qdq:
+        if edge.passage is Passage.FLOAT:
+            yield f"  float in spite of Q/DQ: {edge.tensor} -> {edge.reader}"
+    for name in plan.qdq_layers:
+        yield f"  kernel that only quantizes or dequantizes: {name}"
+    for line in plan.unread:
+        yield f"  not understood: {line}"
 
 
 def _views(views: Sequence[TensorView]) -> str:

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from random import Random
+
+import pytest
 
 from onnxqat.core.engine_plan import EnginePlan, TensorView
 from onnxqat.engine.layers import parse_inspector, parse_log
@@ -132,3 +135,23 @@ def test_the_inspector_of_tensorrt_is_read_in_both_of_its_spellings() -> None:
     assert conv.activation_bytes == 32 * 64 + 32 * 64 * 2
     assert gemm.constants == (TensorView("w", (8, 8), "Half", 128),)
     assert plan.unread == ("a name only",)
+
+
+@pytest.mark.parametrize("log", sorted(LOGS.glob("*.txt")), ids=lambda path: path.stem)
+def test_whatever_is_spoiled_in_a_log_each_layer_is_read_or_reported(log: Path) -> None:
+    lines = [line for line in log.read_text().split("\n") if ", LayerType: " in line]
+    random = Random(log.stem)
+    for _ in range(50):
+        spoiled = []
+        for line in lines:
+            start, length = random.randrange(len(line)), random.randrange(40)
+            spoiled.append(line[:start] + line[start + length :])
+        plan = parse_log("\n".join(spoiled), target="SM89")
+        listed = [line for line in spoiled if ", LayerType: " in line]
+        reported = [line for line in plan.unread if ", LayerType: " in line]
+        assert len(plan.layers) + len(reported) == len(listed)
+
+
+def test_kinds_of_layers_that_are_new_are_reported() -> None:
+    log = (LOGS / "wrong_axis.txt").read_text().replace("LayerType: kgen", "LayerType: novelty")
+    assert parse_log(log, target="SM89").unread == ("kind novelty",)

@@ -7,7 +7,15 @@ import io
 from rich.console import Console, RenderableType
 
 from onnxqat.core.comparison import Comparison, LayerError
-from onnxqat.core.engine_plan import EngineLayer, EnginePlan, TensorView
+from onnxqat.core.engine_plan import (
+    EngineLayer,
+    EnginePlan,
+    NodePrecision,
+    Passage,
+    Precision,
+    QdqEdge,
+    TensorView,
+)
 from onnxqat.core.finding import Finding, Severity
 from onnxqat.core.plan import Edge, Placement, QuantPlan, Skip
 from onnxqat.core.spec import PerTensor, QuantDtype, QuantSpec, SharedSpec
@@ -85,6 +93,32 @@ def test_an_engine_table_sums_the_activation_bytes():
     text = rendered(console.engine_table(EnginePlan("rtx", "SM89", (layer, layer))))
     assert "2 kernels" in text
     assert "Int8[1, 8]" in text
+
+
+def test_an_engine_table_tells_what_nodes_and_pairs_became_and_what_was_not_understood():
+    plan = EnginePlan(
+        "rtx",
+        "SM89",
+        (),
+        unread=("datatype Int3",),
+        nodes=(
+            NodePrecision("conv1", "Conv", Precision.INT8, "k1", ("k1", "k2")),
+            NodePrecision("up", "ConvTranspose", Precision.FP32, "k3", ("k3",)),
+            NodePrecision("sum", "Add", Precision.FP32, "k4", ("k4",)),
+        ),
+        qdq=(
+            QdqEdge("a", "a_Q", "a_DQ", "conv1", Passage.QUANTIZED),
+            QdqEdge("b", "b_Q", "b_DQ", "up", Passage.FLOAT),
+        ),
+        qdq_layers=("k0",),
+    )
+    text = rendered(console.engine_table(plan))
+    assert "nodes in INT8: 1 / 2" in text
+    assert "edges behind Q/DQ: 1 quantized, 1 float" in text
+    assert "float in spite of Q/DQ: b -> up" in text
+    assert "only quantizes or dequantizes: k0" in text
+    assert "not understood: datatype Int3" in text
+    assert "k1, k2" in text
 
 
 def test_a_finding_shows_its_fix():
