@@ -130,10 +130,23 @@ class OnnxModule(nn.Module):
                 f"the model has {len(self.input_names)} inputs, and {len(inputs)} were given",
                 fix=f"pass, in this order: {', '.join(self.input_names)}",
             )
-        parameters, buffers = self._parameters, self._buffers
-        tensors = [parameters[n] if n in parameters else buffers[n] for n in self._order]
-        outputs = self._program.run(self._device(inputs), inputs, tensors)
+        outputs = self._program.run(self._device(inputs), inputs, self._captured())
         return outputs[0] if len(outputs) == 1 else outputs
+
+    @torch.no_grad()
+    def walk(self, *inputs: Tensor) -> Iterator[tuple[str, str, Any]]:
+        """Node, tensor and value of everything that `forward` computes, in its order.
+
+        Fused nodes show what the last of them computes.
+        """
+        steps = self._program.walk(self._device(inputs), inputs, self._captured())
+        for place, results in steps:
+            for name, value in zip(place.outputs, results, strict=False):
+                yield place.node, name, value
+
+    def _captured(self) -> list[Tensor | None]:
+        parameters, buffers = self._parameters, self._buffers
+        return [parameters[n] if n in parameters else buffers[n] for n in self._order]
 
     def _device(self, inputs: tuple[Tensor, ...]) -> torch.device:
         first = next(_tensors(inputs), None)

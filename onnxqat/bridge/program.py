@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -104,6 +104,22 @@ class Program:
         except Exception as error:
             raise self._located(error, done, slots) from error
         return tuple(slots[i] for i in self._outputs)
+
+    def walk(
+        self, device: torch.device | None, inputs: Iterable[Any], captures: Iterable[Any]
+    ) -> Iterator[tuple[Place, tuple[Any, ...]]]:
+        """Each step's place and results, one after the other: what `run` does, to look at."""
+        slots = self._template.copy()
+        for index, value in zip(self._given, (device, *inputs, *captures), strict=True):
+            slots[index] = value
+        for place, (function, reads, write, frees) in zip(self.places, self._calls, strict=True):
+            result = function(*[slots[i] for i in reads])
+            writes, results = ((write,), (result,)) if isinstance(write, int) else (write, result)
+            for index, value in zip(writes, results, strict=False):
+                slots[index] = value
+            yield place, tuple(results)
+            for index in frees:
+                slots[index] = None
 
     def _located(self, error: Exception, index: int, slots: list[Any]) -> OnnxqatError:
         place = self.places[index]

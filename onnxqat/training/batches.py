@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import TypeVar
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from onnxqat.core.errors import DataError
 from onnxqat.data import Batch, Dataset
+from onnxqat.training.sharding import Share
 
 T = TypeVar("T")
 
@@ -29,32 +31,81 @@ class TensorBatch:
 
 
 @dataclass(frozen=True)
+class Position:
+    """How far the training data is read: whole batches of this epoch, after whole epochs."""
+
+    epoch: int = 0
+    batches: int = 0
+
+
+BEGINNING = Position()
+
+
+@dataclass(frozen=True)
+class StepData:
+    """What one step learns from."""
+
+    parts: tuple[TensorBatch, ...]
+    """This process's share, one forward pass each."""
+    samples: int
+    """Of all parts of all processes."""
+    after: Position
+    """Where the next step's data begins."""
+
+
+@dataclass(frozen=True)
 class Loader:
     """Turns a dataset's arrays into tensors on a device."""
 
     input_names: tuple[str, ...]
     device: torch.device
+    sample_axes: Mapping[str, int | None] = field(default_factory=dict)
+    """Input name -> the axis that counts samples, where it is not 0; None: it has none."""
 
     def in_order(self, data: Dataset, batch_size: int, samples: int) -> Iterator[TensorBatch]:
         """At most `samples` samples in the file's order."""
         for batch in data.batches(batch_size, samples=samples):
             yield self._move(self._wrap(batch))
 
-    def forever(
-        self, data: Dataset, batch_size: int, *, seed: int, ahead: int
-    ) -> Generator[TensorBatch, None, None]:
-        """Shuffled full batches, epoch after epoch, `ahead` of them prepared in a thread.
+    def steps(
+        self,
+        data: Dataset,
+        batch_size: int,
+        *,
+        share: Share,
+        seed: int,
+        ahead: int,
+        start: Position = BEGINNING,
+    ) -> Generator[StepData, None, None]:
+        """Shuffled steps of `batch_size` samples, epoch after epoch, `ahead` of them prepared in a
+        thread.
 
         The last, smaller batch of an epoch is left out (shuffling leaves out others each time)
-        unless it is the only one.
+        unless it is the only one. Of a model with a smaller, fixed batch a step takes several. What
+        a step learns from depends on neither the processes nor the forward passes.
 
         Raises:
             DataError: The data has no sample.
+            ConfigError: A step has too few samples, or batches, for every process to have one.
         """
-        batches = (self._wrap(batch) for batch in _epochs(data, batch_size, seed=seed))
-        with contextlib.closing(prefetch(batches, ahead=ahead)) as prepared:
-            for batch in prepared:
-                yield self._move(batch)
+        steps = self._prepared(_epochs(data, batch_size, seed=seed, start=start), batch_size, share)
+        with contextlib.closing(prefetch(steps, ahead=ahead)) as prepared:
+            for step in prepared:
+                parts = tuple(self._move(part) for part in step.parts)
+                yield StepData(parts, step.samples, step.after)
+
+    def _prepared(
+        self, batches: Iterator[tuple[Batch, Position]], batch_size: int, share: Share
+    ) -> Iterator[StepData]:
+        """Steps on the CPU, cut to this process's share."""
+        for first, after in batches:
+            count = max(1, round(batch_size / len(first)))
+            whole = [first]
+            for batch, position in islice(batches, count - 1):
+                whole.append(batch)
+                after = position  # noqa: PLW2901  # the step ends where its last batch does
+            parts = share.of(whole, self.sample_axes)
+            yield StepData(tuple(map(self._wrap, parts)), sum(map(len, whole)), after)
 
     def _wrap(self, batch: Batch) -> TensorBatch:
         pin = self.device.type == "cuda"
@@ -78,17 +129,22 @@ def _as_tensor(array: np.ndarray, *, pin: bool) -> Tensor:
     return tensor.pin_memory() if pin else tensor
 
 
-def _epochs(data: Dataset, batch_size: int, *, seed: int) -> Iterator[Batch]:
-    """Batches of the same size, each epoch in an order of its own that `seed` decides."""
-    epoch = 0
+def _epochs(
+    data: Dataset, batch_size: int, *, seed: int, start: Position
+) -> Iterator[tuple[Batch, Position]]:
+    """Batches of the same size, each epoch in an order of its own that `seed` decides, and where
+    the data stands after each. Begun in the middle, whole epochs are not read again.
+    """
+    epoch = start.epoch
     size: int | None = None
     while True:
         is_empty = True
-        for batch in data.batches(batch_size, seed=seed + epoch):
+        for number, batch in enumerate(data.batches(batch_size, seed=seed + epoch), start=1):
             size = len(batch) if size is None else size
             if len(batch) == size:
                 is_empty = False
-                yield batch
+                if epoch > start.epoch or number > start.batches:
+                    yield batch, Position(epoch, number)
         if is_empty:
             raise DataError("the training data has no sample", fix="check start and samples")
         epoch += 1

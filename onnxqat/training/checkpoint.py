@@ -1,31 +1,129 @@
-"""The best parameters so far."""
+"""A run on disk, so that it can go on after it was killed: one safetensors file.
+
+Its header holds the rest as JSON: how far the run is, its history, where its random numbers stand,
+and what it is a run of. Being one file, it is replaced in one rename, so whoever reads it finds the
+old state or the new one, whole. Nothing in it is code; nothing is unpickled.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 
-import torch
+import safetensors
+import safetensors.torch
 from torch import Tensor
-from torch.nn import Parameter
+
+from onnxqat.core.codec import decode, encode
+from onnxqat.core.errors import ConfigError
+from onnxqat.core.files import replacing
+from onnxqat.training.batches import Position
+from onnxqat.training.identity import Identity, differences
+from onnxqat.training.record import StepRecord
+
+FORMAT = "1"
+"""Of the file. Raised when a version can no longer read what another wrote."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is, apart from its tensors."""
+
+    step: int
+    position: Position
+    shortened: float
+    """Factor on all rates, after setbacks."""
+    seconds: float
+    """That the run has taken so far."""
+    best_step: int
+    best_loss: float
+    history: tuple[StepRecord, ...]
+    random: str
+    """States of Python's and numpy's generators, as JSON."""
 
 
 @dataclass(frozen=True, eq=False)
-class Snapshot:
-    """Copies of parameters at one step; whole or not there at all."""
+class Saved:
+    """A run between two steps."""
 
-    step: int
-    loss: float
-    """Validation loss, by which the best is chosen."""
-    values: tuple[Tensor, ...]
+    progress: Progress
+    tensors: Mapping[str, Tensor]
 
-    @staticmethod
-    def take(parameters: Sequence[Parameter], *, step: int, loss: float) -> Snapshot:
-        """Copy the parameters, on their device."""
-        return Snapshot(step, loss, tuple(p.detach().clone() for p in parameters))
 
-    @torch.no_grad()
-    def restore(self, parameters: Sequence[Parameter]) -> None:
-        """Put the copies back, in the same order."""
-        for parameter, value in zip(parameters, self.values, strict=True):
-            parameter.copy_(value)
+@dataclass(eq=False)
+class Checkpoint:
+    """The file of one run, and when it is written."""
+
+    path: Path
+    identity: Identity
+    minutes: float | None
+    steps: int | None
+    _written: float = field(default_factory=time.monotonic)
+
+    def is_due(self, step: int) -> bool:
+        """Whether to write after this step."""
+        if self.is_planned(step):
+            return True
+        past = time.monotonic() - self._written
+        return self.minutes is not None and past >= 60 * self.minutes
+
+    def is_planned(self, step: int) -> bool:
+        """Whether the step's number alone says so."""
+        return self.steps is not None and step % self.steps == 0
+
+    def write(self, saved: Saved) -> None:
+        """Replace the file; on the disk when this returns, also after a loss of power."""
+        content = _to_bytes(saved, self.identity)
+        with replacing(self.path) as temporary, temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        self._written = time.monotonic()
+
+    def read(self) -> bytes:
+        """The file's content; nothing where there is no file yet. Half-written ones are removed."""
+        for left in self.path.parent.glob(f".{self.path.name}.*"):
+            left.unlink(missing_ok=True)
+        return self.path.read_bytes() if self.path.exists() else b""
+
+    def parse(self, content: bytes) -> Saved:
+        """What a file's content holds.
+
+        Raises:
+            ConfigError: It is damaged, or of another run: of which part, is said.
+        """
+        try:
+            tensors = safetensors.torch.load(content)
+            header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+            meta = header["__metadata__"]
+            identity = json.loads(meta["identity"])
+            is_known = meta["format"] == FORMAT
+            progress = decode(Progress, json.loads(meta["progress"])) if is_known else None
+        except (safetensors.SafetensorError, ValueError, KeyError, ConfigError) as error:
+            raise self._refused(f"is damaged or no checkpoint: {error}") from error
+        if progress is None:
+            raise self._refused("was written by another version of onnxqat")
+        other = differences(identity, self.identity)
+        if other:
+            raise self._refused(f"is of another run: {'; '.join(other)}")
+        return Saved(progress, tensors)
+
+    def _refused(self, why: str) -> ConfigError:
+        return ConfigError(
+            f"the checkpoint {self.path} {why}",
+            fix="resume with what the run was started with, or remove the file to start anew",
+        )
+
+
+def _to_bytes(saved: Saved, identity: Identity) -> bytes:
+    meta = {
+        "format": FORMAT,
+        "identity": json.dumps(identity),
+        "progress": json.dumps(encode(saved.progress)),
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in saved.tensors.items()}
+    return safetensors.torch.save(tensors, meta)

@@ -57,6 +57,16 @@ class FinetuneConfig:
     validation_samples: int = 512
     """At most so many samples a validation."""
 
+    patience: int | None = None
+    """Stop after so many validations in a row without a new best; None: take all steps."""
+
+    checkpoint_minutes: float | None = 10.0
+    """Minutes between checkpoints, which `--resume` goes on from; None: not by time."""
+    checkpoint_steps: int | None = None
+    """Steps between checkpoints, besides; None: not by steps."""
+    tensorboard: bool = False
+    """Write the history for TensorBoard too (see its package), where there is a run folder."""
+
     fallback: Literal["onnxruntime"] | None = None
     """Who computes the operators that have no torch function; no gradient passes them. None: they
     are an error."""
@@ -73,11 +83,12 @@ class FinetuneConfig:
         """Refuse numbers that cannot be meant."""
         for name in ("batch_size", "validation_samples"):
             _require(self, name, low=1)
-        for name in ("steps", "micro_batch", "validate_every", "threads"):
+        for name in ("steps", "micro_batch", "validate_every", "threads", "patience"):
             _require(self, name, low=1)
         for name in ("lr", "bias_lr", "scale_lr", "weight_decay", "momentum", "workers"):
             _require(self, name, low=0)
-        for name in ("epochs", "temperature", "clip_grad"):
+        _require(self, "checkpoint_steps", low=1)
+        for name in ("epochs", "checkpoint_minutes", "temperature", "clip_grad"):
             _require(self, name, above=0)
         _require(self, "warmup", low=0, high=1)
         if self.steps is not None and self.epochs is not None:

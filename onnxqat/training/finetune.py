@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
 from onnxqat.bridge import OnnxModule, keep_freed_memory
 from onnxqat.core.errors import ConfigError
 from onnxqat.data import Dataset
+from onnxqat.data.layout import batch_layout
+from onnxqat.graph import input_specs
 from onnxqat.training.batches import Loader
+from onnxqat.training.checkpoint import Checkpoint
 from onnxqat.training.config import FinetuneConfig
+from onnxqat.training.identity import identity
 from onnxqat.training.loop import Loop
 from onnxqat.training.optimizer import choose_rates, make_optimizer
 from onnxqat.training.parameters import Coordinates
 from onnxqat.training.record import Finetuned, OnProgress
+from onnxqat.training.resume import put_back
 from onnxqat.training.schedule import count_steps
+from onnxqat.training.sharding import Share
 from onnxqat.training.start import start_from_teacher
 from onnxqat.training.targets import choose_targets, weight_bits
 from onnxqat.training.terms import make_loss
@@ -33,6 +40,8 @@ def finetune(
     config: FinetuneConfig = DEFAULT_CONFIG,
     validation: Dataset | None = None,
     on_progress: OnProgress | None = None,
+    checkpoint: Path | None = None,
+    resume: bool = False,
 ) -> Finetuned:
     """The student with the parameters of its best validation; never worse there than it came.
 
@@ -47,15 +56,21 @@ def finetune(
         validation: Samples to choose the best checkpoint by, which must not be the reported ones;
             None: the first ones of `data`, which the steps then see as well.
         on_progress: Called with every step, in order, from this thread.
+        checkpoint: A file to keep the run in, as often as `config` says. It stays afterwards.
+        resume: Go on from that file, bit for bit as if the run had not stopped; from the start
+            where there is no file yet.
 
     Raises:
-        ConfigError: The two models do not fit each other, or the loss does not fit them.
+        ConfigError: The two models do not fit each other, or the loss does not fit them, or the
+            checkpoint is damaged or of another run.
         TrainingError: There is nothing to train, or the teacher's outputs are not finite.
         DataError: The data does not fit the model.
     """
     _require_same_signature(student, teacher)
     device = choose_device(config)
-    loader = Loader(tuple(student.input_names), device)
+    axes = batch_layout(input_specs(student.graph)).axes
+    loader = Loader(tuple(student.input_names), device, axes)
+    kept = _checkpoint(checkpoint, student, teacher, data, validation=validation, config=config)
     cudnn = torch.backends.cudnn.flags(deterministic=True, benchmark=False)
     with _on_device(device, student, teacher), _on_threads(config.threads), cudnn:
         held_out = HeldOut(
@@ -71,13 +86,40 @@ def finetune(
             config=config,
             steps=count_steps(config, data.size),
             on_progress=on_progress,
+            checkpoint=kept,
         )
-        batches = loader.forever(
-            data, held_out.batch_size, seed=config.seed, ahead=2 * config.workers
+        if kept is not None and resume and (content := kept.read()):
+            put_back(loop, kept.parse(content))
+        batches = loader.steps(
+            data,
+            config.batch_size,
+            share=Share(micro_batch=config.micro_batch),
+            seed=config.seed,
+            ahead=2 * config.workers,
+            start=loop.position,
         )
         with contextlib.closing(batches):
             stopped = loop.go(batches)
-    return Finetuned(student, tuple(loop.history), loop.best.step, stopped)
+    return Finetuned(student, tuple(loop.history), loop.best.step, stopped, loop.origin)
+
+
+def _checkpoint(
+    path: Path | None,
+    student: OnnxModule,
+    teacher: OnnxModule,
+    data: Dataset,
+    *,
+    validation: Dataset | None,
+    config: FinetuneConfig,
+) -> Checkpoint | None:
+    if path is None:
+        return None
+    return Checkpoint(
+        path,
+        identity(student, teacher, data, validation, config),
+        minutes=config.checkpoint_minutes,
+        steps=config.checkpoint_steps,
+    )
 
 
 def _prepare(
@@ -87,6 +129,7 @@ def _prepare(
     config: FinetuneConfig,
     steps: int,
     on_progress: OnProgress | None,
+    checkpoint: Checkpoint | None,
 ) -> Loop:
     facts = held_out.observe()
     loss = make_loss(config, facts)
@@ -107,6 +150,7 @@ def _prepare(
         validate=lambda: held_out.validate(student, loss, facts),
         device=held_out.loader.device,
         on_progress=on_progress,
+        checkpoint=checkpoint,
     )
 
 

@@ -12,15 +12,18 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from onnxqat.bridge import OnnxModule
-from onnxqat.training.batches import TensorBatch
-from onnxqat.training.checkpoint import Snapshot
+from onnxqat.training.batches import BEGINNING, Position, StepData, TensorBatch
+from onnxqat.training.checkpoint import Checkpoint
 from onnxqat.training.config import FinetuneConfig
 from onnxqat.training.losses import Loss
 from onnxqat.training.optimizer import clip, set_rates
+from onnxqat.training.origin import origin_of_gradient, origin_of_loss
 from onnxqat.training.parameters import Coordinates
 from onnxqat.training.record import OnProgress, StepRecord, Stopped, Validation
+from onnxqat.training.resume import capture
 from onnxqat.training.run import run_module
 from onnxqat.training.schedule import rate_factor
+from onnxqat.training.snapshot import Snapshot
 from onnxqat.training.targets import Targets
 
 VALIDATIONS = 10
@@ -51,69 +54,137 @@ class Loop:
     validate: Callable[[], Validation]
     on_progress: OnProgress | None
     device: torch.device
+    checkpoint: Checkpoint | None = None
+    """Where to keep the run, and when."""
     best: Snapshot = field(init=False)
     history: list[StepRecord] = field(default_factory=list)
-    _unread: list[Tensor] = field(default_factory=list)
-    _shortened: float = 1.0
+    origin: str | None = None
+    """Where a number was first not finite."""
+    step: int = 0
+    """Steps taken."""
+    position: Position = BEGINNING
+    """Where the next step's data begins."""
+    shortened: float = 1.0
+    """Factor on all rates, after setbacks."""
+    seconds_before: float = 0.0
+    """That the run took before it was resumed."""
+    _unread: list[tuple[Tensor, StepData]] = field(default_factory=list)
     _began: float = field(default_factory=time.perf_counter)
 
     def __post_init__(self) -> None:
         self.best = Snapshot.take(self.targets.changing, step=0, loss=math.inf)
 
-    def go(self, batches: Iterator[TensorBatch]) -> Stopped:
+    @property
+    def seconds(self) -> float:
+        """Since the run began, without the time between a kill and its resumption."""
+        return self.seconds_before + time.perf_counter() - self._began
+
+    def go(self, data: Iterator[StepData]) -> Stopped:
         """Take all steps, and leave the student with the best parameters however it ends."""
         try:
-            return self._go(batches)
+            return self._go(data)
         except KeyboardInterrupt:
             return "interrupted"
+        except _NotFiniteError as error:
+            self.origin = str(error)
+            return "non-finite"
         finally:
             self.best.restore(self.targets.changing)
 
-    def _go(self, batches: Iterator[TensorBatch]) -> Stopped:
-        self._record(0, None, self._judge(0))
+    def _go(self, data: Iterator[StepData]) -> Stopped:
+        if self.step == 0:
+            self._record(0, None, self._judge(0))
         every = self.config.validate_every or max(1, round(self.steps / VALIDATIONS))
-        fetch_every = FETCH_EVERY[self.device.type]
-        for step in range(1, self.steps + 1):
+        while self.step < self.steps:
+            if self._is_stuck():
+                return "early"
+            step = self.step + 1
             set_rates(self.optimizer, self._factor(step))
-            self._unread.append(self._step(batches))
+            self._take(step, next(data))
+            self.step = step
             is_due = step % every == 0 or step == self.steps
-            is_read = is_due or len(self._unread) >= fetch_every
-            if is_read and not self._read(step, is_due=is_due):
-                return "non-finite"
+            if is_due or self._must_read(step):
+                self._read(is_due=is_due)
+                self._keep()
         return "finished"
 
-    def _step(self, batches: Iterator[TensorBatch]) -> Tensor:
-        """One update from as many batches as fill the batch size; the mean loss, not waited for."""
-        first = next(batches)
-        parts = max(1, round(self.config.batch_size / first.samples))
-        loss = self._backward(first, parts)
-        for _ in range(parts - 1):
-            loss = loss + self._backward(next(batches), parts)
+    def _take(self, step: int, data: StepData) -> None:
+        """One update from all parts of the step's data; its loss is not waited for."""
+        losses = [self._backward(part, part.samples / data.samples) for part in data.parts]
+        loss = sum(losses[1:], start=losses[0])
+        self._unread.append((loss, data))
         self.coordinates.take_gradients()
-        clip(self.coordinates, self.config.clip_grad)
+        norm = clip(self.coordinates, self.config.clip_grad)
+        if self.device.type == "cpu":  # elsewhere a look would wait for the device
+            self._require_finite(loss, norm)
         self.optimizer.step()
         self.coordinates.write()
         self.targets.follow()
-        return loss
+        self.position = data.after
 
-    def _backward(self, batch: TensorBatch, parts: int) -> Tensor:
+    def _backward(self, batch: TensorBatch, share: float) -> Tensor:
         with torch.no_grad():
             wanted = run_module(self.teacher, batch.inputs)
-        loss = self.loss(run_module(self.student, batch.inputs), wanted, batch.labels) / parts
+        loss = self.loss(run_module(self.student, batch.inputs), wanted, batch.labels) * share
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return loss.detach()
 
-    def _read(self, last: int, *, is_due: bool) -> bool:
-        """Record the steps up to `last` that are not recorded; False if a loss is no number."""
-        losses = torch.stack(self._unread).tolist()
-        self._unread.clear()
-        for step, loss in enumerate(losses, start=last - len(losses) + 1):
-            is_finite = math.isfinite(loss)
-            judged = self._judge(step) if is_due and is_finite and step == last else None
+    def _must_read(self, step: int) -> bool:
+        """Whether the losses are to be looked at, for the record or for a checkpoint."""
+        is_planned = self.checkpoint is not None and self.checkpoint.is_planned(step)
+        return is_planned or len(self._unread) >= FETCH_EVERY[self.device.type]
+
+    def _read(self, *, is_due: bool) -> None:
+        """Record the steps that are not recorded; validate after the last of them if that is due.
+
+        Raises:
+            _NotFiniteError: A loss is no number.
+        """
+        unread, self._unread = self._unread, []
+        losses = torch.stack([loss for loss, _ in unread]).tolist()
+        first = self.step - len(losses) + 1
+        for step, loss, (_, data) in zip(range(first, self.step + 1), losses, unread, strict=True):
+            if not math.isfinite(loss):
+                self._record(step, loss, None)
+                raise _NotFiniteError(self._origin(data))
+            judged = self._judge(step) if is_due and step == self.step else None
             self._record(step, loss, judged)
-            if not is_finite:
-                return False
-        return True
+
+    def _require_finite(self, loss: Tensor, norm: Tensor | None) -> None:
+        """Stop before an update that would spoil the parameters.
+
+        Raises:
+            _NotFiniteError: The loss, or the norm of the gradients, is no number.
+        """
+        is_loss_finite = math.isfinite(float(loss))
+        if is_loss_finite and (norm is None or math.isfinite(float(norm))):
+            return
+        self._record(self.step + 1, float(loss), None)
+        if not is_loss_finite:
+            raise _NotFiniteError(self._origin(self._unread[-1][1]))
+        gradients = [u.grad for u in self.coordinates.all]
+        raise _NotFiniteError(origin_of_gradient(self.coordinates.entries, gradients))
+
+    def _origin(self, data: StepData) -> str:
+        """Where the number came from; on a GPU, which hears of it late, with the best parameters.
+
+        By then those of the step are overwritten.
+        """
+        if self.device.type != "cpu":
+            self.best.restore(self.targets.changing)
+        return origin_of_loss(self.student, self.teacher, data.parts)
+
+    def _keep(self) -> None:
+        """Write the checkpoint if it is due; every loss up to here has been read."""
+        if self.checkpoint is not None and self.checkpoint.is_due(self.step):
+            self.checkpoint.write(capture(self))
+
+    def _is_stuck(self) -> bool:
+        """Whether there were as many validations without a new best as patience allows."""
+        if self.config.patience is None:
+            return False
+        judged = [record.is_best for record in self.history if record.validation is not None]
+        return not any(judged[-self.config.patience :]) and len(judged) > self.config.patience
 
     def _judge(self, step: int) -> tuple[Validation, bool]:
         """Validate, and keep the parameters if they are the best so far."""
@@ -130,7 +201,7 @@ class Loop:
         self.best.restore(self.targets.changing)
         self.coordinates.read()
         self.optimizer.state.clear()
-        self._shortened *= SHORTENING
+        self.shortened *= SHORTENING
 
     def _record(
         self, step: int, loss: float | None, judged: tuple[Validation, bool] | None
@@ -141,7 +212,7 @@ class Loop:
             steps=self.steps,
             loss=loss,
             lr=self.lr * self._factor(step),
-            seconds=time.perf_counter() - self._began,
+            seconds=self.seconds,
             validation=validation,
             is_best=is_best,
         )
@@ -151,4 +222,8 @@ class Loop:
 
     def _factor(self, step: int) -> float:
         factor = rate_factor(step, steps=self.steps, warmup=self.config.warmup)
-        return factor * self._shortened
+        return factor * self.shortened
+
+
+class _NotFiniteError(Exception):
+    """Ends the run; its text says where the number came from."""

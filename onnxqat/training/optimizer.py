@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
 
 from onnxqat.training.config import FinetuneConfig
@@ -80,9 +81,9 @@ def set_rates(optimizer: Optimizer, factor: float) -> None:
         group["lr"] = group["recommended"] * factor
 
 
-def clip(coordinates: Coordinates, largest: float | None) -> None:
-    """Scale all gradients down together if their norm is above `largest`."""
+def clip(coordinates: Coordinates, largest: float | None) -> Tensor | None:
+    """Scale all gradients down together if their norm, which is returned, is above `largest`."""
     if largest is None:
-        return
+        return None
     leaves = [leaf for kind in Kind for leaf in coordinates.leaves(kind)]
-    torch.nn.utils.clip_grad_norm_(leaves, largest)
+    return torch.nn.utils.clip_grad_norm_(leaves, largest)

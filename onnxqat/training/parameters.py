@@ -94,10 +94,19 @@ class Coordinates:
         self._u_linear = [entry.parameter.detach() / entry.unit for entry in self._linear]
         self._u_scales = [torch.zeros_like(start) for start in self._starts]
 
+    @property
+    def entries(self) -> list[Trained]:
+        """What is trained, in the order of `all`."""
+        return [*self._linear, *self._scales]
+
+    @property
+    def all(self) -> list[Tensor]:
+        """Every coordinate, in a fixed order."""
+        return [*self._u_linear, *self._u_scales]
+
     def leaves(self, kind: Kind) -> list[Tensor]:
         """The coordinates of one kind, in the order in which they were given."""
-        entries, coordinates = [*self._linear, *self._scales], [*self._u_linear, *self._u_scales]
-        pairs = zip(entries, coordinates, strict=True)
+        pairs = zip(self.entries, self.all, strict=True)
         return [u for entry, u in pairs if entry.kind is kind]
 
     @torch.no_grad()

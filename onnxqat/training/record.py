@@ -14,7 +14,7 @@ __all__ = ["Finetuned", "OnProgress", "StepRecord", "Stopped", "Validation"]
 
 OnProgress = Callable[[StepRecord], None]
 
-Stopped = Literal["finished", "interrupted", "non-finite"]
+Stopped = Literal["finished", "early", "interrupted", "non-finite"]
 
 
 @dataclass(frozen=True)
@@ -26,4 +26,7 @@ class Finetuned:
     best_step: int
     """0: no step was better than the start, which is handed out unchanged."""
     stopped: Stopped
-    """`interrupted`: Ctrl-C; `non-finite`: the loss of the history's last step is no number."""
+    """`early`: no gain for as long as the config's patience; `interrupted`: Ctrl-C; `non-finite`:
+    a number of the history's last step is not finite."""
+    origin: str | None = None
+    """Where a number was first not finite, in words."""

@@ -6,6 +6,7 @@ import torch
 
 from onnxqat.core.errors import DataError
 from onnxqat.training.batches import Loader, prefetch
+from onnxqat.training.sharding import Share
 from tests.support.students import Images
 
 CPU = torch.device("cpu")
@@ -13,9 +14,9 @@ LOADER = Loader(("image",), CPU)
 
 
 def take(data: Images, count: int, *, batch_size: int, ahead: int = 0, seed: int = 0) -> list:
-    batches = LOADER.forever(data, batch_size, seed=seed, ahead=ahead)
-    taken = [next(batches) for _ in range(count)]
-    batches.close()
+    steps = LOADER.steps(data, batch_size, share=Share(), seed=seed, ahead=ahead)
+    taken = [next(steps).parts[0] for _ in range(count)]
+    steps.close()
     return taken
 
 
