@@ -12,32 +12,30 @@ from torch import Tensor
 
 from onnxqat.core.errors import ModelError
 
-TORCH_DTYPES: dict[int, torch.dtype] = {
-    TensorProto.FLOAT: torch.float32,
-    TensorProto.DOUBLE: torch.float64,
-    TensorProto.FLOAT16: torch.float16,
-    TensorProto.BFLOAT16: torch.bfloat16,
-    TensorProto.BOOL: torch.bool,
-    TensorProto.INT8: torch.int8,
-    TensorProto.INT16: torch.int16,
-    TensorProto.INT32: torch.int32,
-    TensorProto.INT64: torch.int64,
-    TensorProto.UINT8: torch.uint8,
-    TensorProto.UINT16: torch.uint16,
-    TensorProto.UINT32: torch.uint32,
-    TensorProto.UINT64: torch.uint64,
-    TensorProto.FLOAT8E4M3FN: torch.float8_e4m3fn,
-    TensorProto.FLOAT8E4M3FNUZ: torch.float8_e4m3fnuz,
-    TensorProto.FLOAT8E5M2: torch.float8_e5m2,
-    TensorProto.FLOAT8E5M2FNUZ: torch.float8_e5m2fnuz,
-    TensorProto.COMPLEX64: torch.complex64,
-    TensorProto.COMPLEX128: torch.complex128,
+_TORCH_NAMES = {
+    "FLOAT": "float32",
+    "DOUBLE": "float64",
+    "FLOAT8E4M3FN": "float8_e4m3fn",
+    "FLOAT8E4M3FNUZ": "float8_e4m3fnuz",
+    "FLOAT8E5M2": "float8_e5m2",
+    "FLOAT8E5M2FNUZ": "float8_e5m2fnuz",
+    "FLOAT8E8M0": "float8_e8m0fnu",
 }
+"""ONNX's names of element types that torch calls otherwise."""
 
+
+def _known_to_both() -> dict[int, torch.dtype]:
+    found = {
+        number: getattr(torch, _TORCH_NAMES.get(name, name.lower()), None)
+        for name, number in TensorProto.DataType.items()
+    }
+    return {number: dtype for number, dtype in found.items() if isinstance(dtype, torch.dtype)}
+
+
+TORCH_DTYPES = _known_to_both()
+"""The torch type of an ONNX element type, as far as the installed versions have both."""
 E8M0: torch.dtype | None = getattr(torch, "float8_e8m0fnu", None)
 """Powers of two; torch has it since 2.7."""
-if E8M0 is not None:
-    TORCH_DTYPES[TensorProto.FLOAT8E8M0] = E8M0
 
 _NARROW_LIMITS = {"int4": (-8, 7), "uint4": (0, 15), "int2": (-2, 1), "uint2": (0, 3)}
 NARROW: dict[torch.dtype, tuple[torch.dtype, int, int]] = {
@@ -45,9 +43,6 @@ NARROW: dict[torch.dtype, tuple[torch.dtype, int, int]] = {
     for name, (low, high) in _NARROW_LIMITS.items()
 }
 """Types of less than a byte: the type that they are viewed through, and their limits."""
-TORCH_DTYPES |= {
-    TensorProto.DataType.Value(name.upper()): getattr(torch, name) for name in _NARROW_LIMITS
-}
 
 FLOAT8: dict[torch.dtype, float] = {
     torch.float8_e4m3fn: 448.0,
