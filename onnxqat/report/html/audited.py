@@ -11,8 +11,11 @@ import numpy as np
 from onnxqat.auditing.values import input_of, value_of
 from onnxqat.calibration.distribution import distribution_of
 from onnxqat.core.distribution import Distribution
+from onnxqat.core.errors import ModelError
+from onnxqat.core.plan import QuantPlan
 from onnxqat.core.spec import QuantDtype
-from onnxqat.graph import Graph, load
+from onnxqat.graph import Graph, extract, load
+from onnxqat.graph.insert import PLAN_KEY
 from onnxqat.report.html.contents import Report, View
 from onnxqat.report.provenance import provenance_of
 
@@ -30,6 +33,7 @@ def audit_report(audited: Audited) -> Report:
         title=Path(audited.model).name,
         subject=View("as it is" if mended is None else "after --fix", graph),
         before=View("before --fix", mended.before) if mended is not None else None,
+        plan=_own_plan(graph),
         engine=evidence.engine,
         inner_errors={"": compared} if compared is not None else {},
         distributions=_distributions(graph, evidence),
@@ -37,6 +41,16 @@ def audit_report(audited: Audited) -> Report:
         mended=mended.findings if mended is not None else (),
         provenance=provenance_of(Path(audited.model)),
     )
+
+
+def _own_plan(graph: Graph) -> QuantPlan | None:
+    """The plan that a file of ours holds, for its reasons; None for files of other tools."""
+    if PLAN_KEY not in graph.metadata:
+        return None
+    try:
+        return extract(graph)[0]
+    except ModelError:  # a damaged entry must not cost the user the audit
+        return None
 
 
 def _distributions(graph: Graph, evidence: Evidence) -> tuple[Distribution, ...] | None:

@@ -13,10 +13,12 @@ from onnxqat.core.finding import Finding, Severity
 from onnxqat.data import open_data
 from onnxqat.gather import gather
 from onnxqat.graph import Graph, input_specs, load
+from onnxqat.graph.insert import PLAN_KEY
 from onnxqat.report.findings import Audited, Mended, as_html
 from onnxqat.report.html.audited import audit_report
 from onnxqat.report.html.findings import findings_by_rule
 from tests.support.qdq_text import conv
+from tests.support.reports import quantized
 from tests.support.seeded import SEEDS, Seed, seed_id
 
 
@@ -91,3 +93,11 @@ def test_a_finding_on_nothing_in_the_graph_is_told_without_a_picture(tmp_path: P
     finding = Finding("DEP001", Severity.NOTE, "gone", node="nobody", tensor="nothing")
     found = findings_by_rule(audit_report(Audited("net.onnx", (finding,), (), graph=graph)))
     assert found.rules[0].cards[0].pictures == ()
+
+
+def test_a_file_of_ours_tells_its_reasons_and_a_damaged_one_is_audited_all_the_same() -> None:
+    _, graph, plan = quantized()
+    report = audit_report(audited(graph))
+    assert report.plan == plan
+    graph.metadata[PLAN_KEY] = "{"
+    assert audit_report(audited(graph)).plan is None
