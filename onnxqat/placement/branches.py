@@ -10,6 +10,7 @@ from onnxqat.graph.query import producer
 from onnxqat.placement.families import (
     CONVOLUTIONS,
     KEEPS_FEATURES,
+    MEANS,
     RIDES_ALONG,
     SATURATES,
     VALUE_INPUTS,
@@ -101,6 +102,31 @@ def leads_to_int8(scene: Scene, node: gs.Node) -> bool:
     return False
 
 
+def squeezing_mean(node: gs.Node) -> gs.Node | None:
+    """The mean of one factor of a Mul from which the other is computed; None if there is none.
+
+    The gate has one value a channel, and so has all between it and the mean.
+    """
+    if node.op != "Mul" or len(activations(node)) != 2:
+        return None
+    for features, gate in (node.inputs, node.inputs[::-1]):
+        if _is_a_value_a_channel(gate):
+            for above in upstream(gate, _computes_channels):
+                if above.op in MEANS and above.inputs[0] is features:
+                    return above
+    return None
+
+
+def _computes_channels(node: gs.Node) -> bool:
+    return node.op not in MEANS and any(_is_a_value_a_channel(x) for x in node.outputs)
+
+
+def _is_a_value_a_channel(tensor: gs.Tensor) -> bool:
+    """[N, C, 1, …], or [N, C] on the way."""
+    shape = tensor.shape or ()
+    return len(shape) >= 2 and all(size == 1 for size in shape[2:])
+
+
 def is_concatenated(tensor: gs.Tensor) -> bool:
     """Whether the tensor is stored part by part, or is a part of one that is."""
     below = [node for node, _ in readers(tensor)]
@@ -167,7 +193,7 @@ def upstream(tensor: gs.Tensor, passes: Callable[[gs.Node], bool]) -> Iterator[g
 
 
 def _keeps_features(node: gs.Node) -> bool:
-    if node.op == "Mul":
+    if node.op in ("Div", "Mul"):
         return len(activations(node)) == 1 or any(_is_gate(x) for x in activations(node))
     return node.op in KEEPS_FEATURES or node.op in VALUE_INPUTS
 

@@ -37,6 +37,8 @@ class Profile:
     """Ops that may stand between a Conv and the residual Add that its kernel takes in (P5)."""
     stores_for_pointwise: bool
     """Whether Q/DQ makes a tensor cross in INT8 that pointwise ops alone read (P5, P13)."""
+    squeezes_in_int8: bool
+    """Whether Q/DQ around a squeeze-and-excitation block saves anything (P11)."""
     fused_attention: FusedAttention
 
 
@@ -52,6 +54,7 @@ PROFILES = {
         pool_ops=_POOLS,
         fuses_before_add=RIDES_ALONG,
         stores_for_pointwise=True,
+        squeezes_in_int8=True,
         fused_attention=_ATTENTION,
     ),
     # Measured on TensorRT for RTX 1.7. It runs every INT8 ConvTranspose in float: Q/DQ there only
@@ -64,6 +67,7 @@ PROFILES = {
         pool_ops=_POOLS,
         fuses_before_add=RIDES_ALONG | ACTIVATION_FUNCTIONS,
         stores_for_pointwise=False,
+        squeezes_in_int8=False,
         fused_attention=_ATTENTION,
     ),
 }

@@ -86,6 +86,9 @@ ACTIVATION_FUNCTIONS = frozenset(
 )
 """Pointwise ops that activation functions are, or are written with."""
 
+MEANS = frozenset({"GlobalAveragePool", "ReduceMean"})
+"""Ops that average whole maps."""
+
 SATURATES = frozenset({"Clip", "Erf", "HardSigmoid", "Sigmoid", "Tanh"})
 """Ops with a bounded result, which gates and smooth activations multiply by."""
 
@@ -106,7 +109,7 @@ WHY_FLOAT = {
     **dict.fromkeys(("Sigmoid", "HardSigmoid", "HardSwish", "Swish", "Tanh"), _POINTWISE),
     **dict.fromkeys(("LayerNormalization", "RMSNormalization", "LpNormalization", "LRN"), _NORM),
     **dict.fromkeys(("InstanceNormalization", "GroupNormalization"), _NORM),
-    **dict.fromkeys(("GlobalAveragePool", "ReduceMean"), _MEAN),
+    **dict.fromkeys(MEANS, _MEAN),
     "Add": "no residual of a Conv, Gemm or MatMul: INT8 would cost accuracy for no kernel (P17)",
     "AveragePool": "what it reads or writes is no INT8 tensor, so that it gains nothing (P10)",
     "BatchNormalization": "between a Conv and its activation no Q is wanted (P12, P13)",

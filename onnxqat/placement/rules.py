@@ -33,6 +33,7 @@ from onnxqat.placement.branches import (
     leads_to_int8,
     leads_to_softmax,
     readers_below,
+    squeezing_mean,
     weighted_above,
 )
 from onnxqat.placement.families import (
@@ -290,6 +291,29 @@ def preactivation(scene: Scene) -> Iterator[Decision]:
             yield Placement(edge_at(node, 0), scene.activation, "preactivation", reason)
 
 
+def squeeze_excitation(scene: Scene) -> Iterator[Decision]:
+    """Both inputs of the Mul of a squeeze-and-excitation block, and what its mean reads (P11).
+
+    The feature map is stored while its mean goes through two small products: in INT8, for its mean
+    and for the Mul, with one scale.
+
+    Measured on TensorRT for RTX 1.7: only pointwise ops and a mean read the map, so that it crosses
+    in float all the same; the profile `rtx` leaves the block in float.
+
+    Source: the toolkit's EfficientNet case, and ModelOpt.
+    """
+    if not scene.config.compiler.squeezes_in_int8:
+        return
+    for node in scene.nodes("Mul"):
+        mean = squeezing_mean(node)
+        if mean is None or not _comes_from_int8(scene, mean.inputs[0]):
+            continue
+        edges = [edge_at(mean, 0)] if mean.name not in scene.closed else []
+        for edge in (*edges, edge_at(node, 0), edge_at(node, 1)):
+            reason = "a squeeze-and-excitation block reads its map and its gate in INT8 (P11)"
+            yield Placement(edge, scene.activation, "squeeze_excitation", reason)
+
+
 def stored_once(scene: Scene) -> Iterator[Decision]:
     """A tensor of several readers, all along the moves behind which it is read in INT8 (P7 … P9).
 
@@ -396,6 +420,7 @@ TENSORRT_RULES: tuple[Rule, ...] = (
     pool,
     residual_add,
     preactivation,
+    squeeze_excitation,
     stored_once,
     recurrence,
     equal_scales,

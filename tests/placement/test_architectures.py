@@ -30,6 +30,16 @@ CROSSING_IN_FLOAT = {
         ("Add_11_out", "Add_21"): POINTWISE_ONLY,
         ("Add_32_out", "Add_42"): POINTWISE_ONLY,
     },
+    "mobilenet_v3": {
+        ("Relu_5_out", "Mul_11"): POINTWISE_ONLY,
+        ("Div_23_out", "Mul_29"): POINTWISE_ONLY,
+        ("HardSwish_34_out", "Mul_40"): POINTWISE_ONLY,
+    },
+    "efficientnet": {
+        ("Mul_8_out", "Mul_15"): POINTWISE_ONLY,
+        ("Mul_23_out", "Mul_30"): POINTWISE_ONLY,
+        ("Mul_37_out", "Mul_44"): POINTWISE_ONLY,
+    },
     "unet_transposed": {
         ("Relu_7_out", "ConvTranspose_8"): NO_INT8_KERNEL,
         ("Relu_11_out", "ConvTranspose_12"): NO_INT8_KERNEL,

@@ -414,6 +414,38 @@ def test_rtx_has_a_norm_behind_a_concat_read_int8() -> None:
     }
 
 
+SQUEEZE = f"""g ({IMAGE} x) => ({IMAGE} y) {{
+    a = Conv <pads = [1,1,1,1]> (x, w)
+    b = Relu (a)
+    mean = GlobalAveragePool (b)
+    small = Conv (mean, p)
+    large = Conv (small, p)
+    gate = Sigmoid (large)
+    scaled = Mul (b, gate)
+    y = Conv <pads = [1,1,1,1]> (scaled, w)
+}}"""
+SQUEEZE_WEIGHTS = {"w": (8, 8, 3, 3), "p": (8, 8, 1, 1)}
+
+
+def test_both_factors_and_the_mean_of_a_squeeze_and_excitation_block_read_int8() -> None:
+    plan = plan_of(SQUEEZE, SQUEEZE_WEIGHTS)
+    rules = {str(x.edge) for x in plan.placements if x.rule == "squeeze_excitation"}
+    assert rules == {
+        "b -> GlobalAveragePool_mean[0]",
+        "b -> Mul_scaled[0]",
+        "gate -> Mul_scaled[1]",
+    }
+
+
+def test_rtx_leaves_a_squeeze_and_excitation_block_in_float() -> None:
+    assert not placed(plan_of(SQUEEZE, SQUEEZE_WEIGHTS, RTX), "Mul_scaled")
+
+
+def test_a_gate_that_is_no_mean_of_the_other_factor_stays_in_float() -> None:
+    text = SQUEEZE.replace("GlobalAveragePool (b)", "GlobalAveragePool (x)")
+    assert not placed(plan_of(text, SQUEEZE_WEIGHTS), "Mul_scaled")
+
+
 POOLED = f"""g ({IMAGE} x) => ({IMAGE} y) {{
     a = Conv <pads = [1,1,1,1]> (x, w)
     p = MaxPool <kernel_shape = [3,3], pads = [1,1,1,1]> (a)
