@@ -120,7 +120,14 @@ def _crop(
         )
     half = tuple(t // 2 for t in total)
     rest = tuple(t - t // 2 for t in total)
-    return (half, rest) if auto_pad == "SAME_UPPER" else (rest, half)
+    before, after = (half, rest) if auto_pad == "SAME_UPPER" else (rest, half)
+    if min(before) < 0:
+        raise ModelError(
+            f"output_shape {wanted} is longer than what the strides reach: where the rest goes "
+            "differs between ONNX and its runtimes",
+            fix="write pads and output_padding out",
+        )
+    return before, after
 
 
 @op("CausalConvWithState", versions=(27,))

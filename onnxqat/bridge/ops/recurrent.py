@@ -21,20 +21,23 @@ from onnxqat.core.errors import ModelError
 Activation = Callable[[Tensor], Tensor]
 Numbers = tuple[float, ...]
 
-_ACTIVATIONS: dict[str, tuple[Callable[..., Tensor], Numbers]] = {
+_ACTIVATIONS: dict[str, tuple[Callable[..., Tensor], tuple[float | None, ...]]] = {
     "sigmoid": (torch.sigmoid, ()),
     "tanh": (torch.tanh, ()),
     "relu": (torch.relu, ()),
     "softsign": (functional.softsign, ()),
     "softplus": (functional.softplus, ()),
-    "affine": (lambda x, a, b: a * x + b, (1.0, 0.0)),
+    "affine": (lambda x, a, b: a * x + b, (None, None)),
     "leakyrelu": (functional.leaky_relu, (0.01,)),
-    "thresholdedrelu": (lambda x, a: torch.where(x > a, x, torch.zeros_like(x)), (1.0,)),
-    "scaledtanh": (lambda x, a, b: a * torch.tanh(b * x), (1.0, 1.0)),
+    "thresholdedrelu": (lambda x, a: torch.where(x > a, x, torch.zeros_like(x)), (None,)),
+    "scaledtanh": (lambda x, a, b: a * torch.tanh(b * x), (None, None)),
     "hardsigmoid": (lambda x, a, b: (a * x + b).clamp(0, 1), (0.2, 0.5)),
     "elu": (functional.elu, (1.0,)),
 }
-"""Function and the defaults of its alpha and beta, by ONNX's name in lower case."""
+"""Function and the defaults of its alpha and beta, by ONNX's name in lower case.
+
+None where ONNX names a default and ONNX Runtime takes another.
+"""
 
 
 def _activations(
@@ -55,7 +58,14 @@ def activation(name: str, *parameters: Iterator[float]) -> Activation:
         raise ModelError(f"activation '{name}' is not known")
     function, defaults = _ACTIVATIONS[name.lower()]
     given = [next(source, d) for source, d in zip(parameters, defaults, strict=False)]
-    return partial(_applied, function, tuple(given))
+    numbers = tuple(value for value in given if value is not None)
+    if len(numbers) < len(defaults):
+        raise ModelError(
+            f"activation '{name}' has no alpha or beta, and the default differs between ONNX and "
+            "its runtimes",
+            fix="write activation_alpha and activation_beta out",
+        )
+    return partial(_applied, function, numbers)
 
 
 def _applied(function: Callable[..., Tensor], parameters: Numbers, x: Tensor) -> Tensor:

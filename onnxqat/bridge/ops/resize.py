@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -109,7 +110,8 @@ def _resize(X: Tensor, axes: list[_Axis], method: _Method) -> Tensor:
         return fast
     y = X
     for axis in axes:
-        if axis.resized != axis.length or method.coordinates == "tf_crop_and_resize":
+        stays = axis.resized == axis.length and axis.scale == 1
+        if not stays or method.coordinates == "tf_crop_and_resize":
             y = _resize_axis(y, axis, method)
     return y if method.coordinates != "tf_crop_and_resize" else _extrapolate(y, axes, method)
 
@@ -192,9 +194,14 @@ def _extrapolate(y: Tensor, axes: list[_Axis], method: _Method) -> Tensor:
     return y
 
 
+def _scaled(length: int, scale: float) -> int:
+    """The new length; in float32, where 5 × 1.4 is 7 and not a little less."""
+    return int(np.float32(length) * np.float32(scale))
+
+
 def _by_scales(X: Tensor, scales: tuple[float, ...]) -> list[_Axis]:
     return [
-        _Axis(i, n, int(n * s), s, (0.0, 1.0))
+        _Axis(i, n, _scaled(n, s), s, (0.0, 1.0))
         for i, (n, s) in enumerate(zip(X.shape, scales, strict=True))
     ]
 
@@ -255,7 +262,7 @@ def _lengths(
     if not sizes:
         if not scales:
             raise ModelError("Resize has neither scales nor sizes")
-        return tuple(int(n * s) for n, s in zip(lengths, scales, strict=True)), scales
+        return tuple(map(_scaled, lengths, scales)), scales
     ratios = tuple(s / n for s, n in zip(sizes, lengths, strict=True))
     if policy == "stretch":
         return sizes, ratios

@@ -258,9 +258,52 @@ def losses() -> Iterator[Case]:
         yield "NegativeLogLikelihoodLoss", 13, feeds, options
 
 
+def resized() -> Iterator[Case]:
+    for scales, mode in product(((1.4, 13 / 6), (1.8, 0.5), (0.6, 1.1)), ("nearest", "cubic")):
+        options = {"mode": mode, "coordinate_transformation_mode": "asymmetric"}
+        factors = {"s": np.array([1, 1, *scales], np.float32)}
+        yield (
+            "Resize",
+            13,
+            {"x": draw(1, 2, 5, 6)},
+            {**options, "inputs": ["x", "", "s"], "constants": factors},
+        )
+
+
+ACTIVATIONS: dict[str, tuple[list[str], int, int]] = {
+    "LSTM": (["HardSigmoid", "Softsign", "ScaledTanh"], 2, 2),
+    "GRU": (["HardSigmoid", "Affine"], 2, 2),
+    "RNN": (["Elu"], 1, 0),
+}
+"""Functions, and how many of them take an alpha and a beta."""
+
+
+def recurrences() -> Iterator[Case]:
+    for (op, gates), direction, other, clip in product(
+        (("LSTM", 4), ("GRU", 3), ("RNN", 1)), ("reverse", "bidirectional"), (0, 1), (None, 0.4)
+    ):
+        both = 2 if direction == "bidirectional" else 1
+        feeds = {"x": draw(5, 3, 4), "w": draw(both, gates * 3, 4), "r": draw(both, gates * 3, 3)}
+        feeds |= {"b": draw(both, 2 * gates * 3), "n": np.array([5, 2, 4], np.int32)}
+        feeds["h"] = draw(both, 3, 3)
+        options: dict[str, Any] = {"hidden_size": 3, "direction": direction}
+        options["outputs"] = ("float32",) * (3 if op == "LSTM" else 2)
+        if op == "LSTM":
+            feeds |= {"c": draw(both, 3, 3), "p": draw(both, 9)}
+        if clip is not None:
+            options["clip"] = clip
+        if other:
+            names, alphas, betas = ACTIVATIONS[op]
+            options["activations"] = names * both
+            options["activation_alpha"] = [0.2 + 0.1 * i for i in range(alphas * both)]
+            if betas:
+                options["activation_beta"] = [0.6 - 0.1 * i for i in range(betas * both)]
+        yield op, 14, feeds, options
+
+
 FAMILIES = (
-    sampling, regions, boxes, windows, antialias, integers, quantizers, signals, attention,
-    searches, losses,
+    resized, recurrences, sampling, regions, boxes, windows, antialias, integers, quantizers,
+    signals, attention, searches, losses,
 )  # fmt: skip
 CASES = {f"{case[0]}-{i}": case for i, case in enumerate(c for f in FAMILIES for c in f())}
 
@@ -281,6 +324,23 @@ def test_a_max_unpool_whose_indices_are_disputed_is_an_error() -> None:
     model = node_model_ranked("MaxUnpool", feeds, opset=11, constants=size, **window)
     with pytest.raises(ModelError, match="differs between ONNX and its runtimes"):
         torch_outputs(to_torch(model), feeds)
+
+
+@pytest.mark.parametrize("name", ["Affine", "ScaledTanh", "ThresholdedRelu"])
+def test_a_recurrent_activation_whose_default_is_disputed_is_an_error(name: str) -> None:
+    feeds = {"x": draw(2, 1, 3), "w": draw(1, 2, 3), "r": draw(1, 2, 2)}
+    options = {"hidden_size": 2, "activations": [name]}
+    module = to_torch(node_model("RNN", feeds, opset=14, **options))
+    with pytest.raises(ModelError, match="the default differs between ONNX and its runtimes"):
+        torch_outputs(module, feeds)
+
+
+def test_a_transposed_conv_whose_place_is_disputed_is_an_error() -> None:
+    feeds = {"x": draw(1, 2, 5), "w": draw(2, 3, 1)}
+    options = {"strides": [3], "output_shape": [15]}  # the strides reach 13
+    module = to_torch(node_model("ConvTranspose", feeds, opset=11, **options))
+    with pytest.raises(ModelError, match="differs between ONNX and its runtimes"):
+        torch_outputs(module, feeds)
 
 
 @pytest.mark.parametrize("kind", ["float8_e4m3fn", "float8_e5m2", "int4", "uint4"])
