@@ -100,6 +100,29 @@ def test_no_step_reads_from_the_device(file: Path) -> None:
     assert all(t.is_meta for t in (outputs if isinstance(outputs, tuple) else (outputs,)))
 
 
+NOT_IN_ONE_PIECE = {
+    "silero_vad_16k_pytorch23_opset15": "which branch it takes depends on the values of an input",
+    "basic_pitch_tf2onnx_opset15": "it computes shapes in int32, which become tensors for torch",
+}
+"""Model -> why torch.compile cannot take it as one graph."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "file", [f for f in FILES if f.stem not in NOT_IN_ONE_PIECE], ids=lambda file: file.stem
+)
+def test_compiled_in_one_piece_a_model_computes_the_same_for_every_batch(file: Path) -> None:
+    graph = load(file)
+    module = to_torch(graph)
+    torch._dynamo.reset()
+    sizes = True if is_dynamic(graph) else None  # None: as they come
+    compiled = torch.compile(module, backend="eager", fullgraph=True, dynamic=sizes)
+    for batch in (2, 3) if is_dynamic(graph) else (1,):
+        inputs = [torch.from_numpy(array) for array in feeds_of(graph, batch).values()]
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(*inputs), module(*inputs))
+
+
 class Images:
     """Normalized CIFAR-10 images, for calibration."""
 
