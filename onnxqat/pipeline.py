@@ -19,11 +19,13 @@ from onnxqat.auditing import Evidence as Measured
 from onnxqat.bridge import to_torch, write_back
 from onnxqat.calibration import calibrate, distributions
 from onnxqat.config_file import DataSource
+from onnxqat.core.calibration import Calibration
 from onnxqat.core.comparison import Comparison
 from onnxqat.core.distribution import Distribution
 from onnxqat.core.engine_plan import EnginePlan
 from onnxqat.core.errors import BuildError, TrainingError
 from onnxqat.core.finding import Finding
+from onnxqat.core.plan import QuantPlan
 from onnxqat.core.summary import StageTime, Summary
 from onnxqat.data import Dataset, open_data
 from onnxqat.engine import build, compare
@@ -32,8 +34,10 @@ from onnxqat.placement import place
 from onnxqat.recipe import Recipe, read_recipe
 from onnxqat.report.provenance import provenance
 from onnxqat.report.summarize import Engines, Evidence, summarize
-from onnxqat.run_folder import RunFolder
+from onnxqat.run_folder import RUN, RunFolder
+from onnxqat.stage_keys import stage_key
 from onnxqat.training import Finetuned, StepRecord, finetune
+from onnxqat.training.log import CsvLog, TensorBoardLog
 
 INNER_SAMPLES = 64
 """Samples on which every inner tensor is looked at."""
@@ -56,12 +60,16 @@ class Watch:
     on_step: Callable[[StepRecord], None] = _ignore
 
 
-def run(recipe: Recipe | Path | str, out: Path | str, *, watch: Watch = Watch()) -> Summary:
+def run(
+    recipe: Recipe | Path | str, out: Path | str, *, resume: bool = False, watch: Watch = Watch()
+) -> Summary:
     """Fine-tune a model by its recipe and leave every artefact, with the evidence, in `out`.
 
     Args:
         recipe: The recipe, or the path of its TOML file.
         out: Folder for the artefacts, see `RunFolder`; made where it is missing.
+        resume: Go on with the run that was stopped in `out`: calibration and training are taken up
+            where they stood. Where there is none, one begins.
         watch: Callbacks for progress.
 
     Returns:
@@ -71,7 +79,7 @@ def run(recipe: Recipe | Path | str, out: Path | str, *, watch: Watch = Watch())
         OnnxqatError: Bad input, at whichever stage meets it. Artefacts of the stages before stay.
     """
     recipe = recipe if isinstance(recipe, Recipe) else read_recipe(Path(recipe))
-    folder = RunFolder(Path(out))
+    folder = RunFolder(Path(out)).begun(resume=resume)
     clock = _Clock(watch.on_stage)
     changes: list[Change] = []
 
@@ -84,24 +92,16 @@ def run(recipe: Recipe | Path | str, out: Path | str, *, watch: Watch = Watch())
     with clock.stage("place"):
         plan = place(fp32, config=recipe.placement)
         folder.save_plan(plan)
+    key = _key_of_run(recipe, folder)
+    if folder.is_done(RUN, key) and (summary := folder.read_summary()) is not None:
+        return summary
     with clock.stage("calibrate"):
-        calibration = calibrate(fp32, plan, data.calibration, config=recipe.calibration)
-        folder.save_calibration(calibration)
+        calibration = _calibrated(fp32, plan, data, recipe, folder)
     with clock.stage("insert"):
         ptq = insert(fp32, plan, calibration)
         folder.save_model("ptq", ptq)
     with clock.stage("finetune"):
-        student = to_torch(ptq, fallback=recipe.finetune.fallback)
-        for finding in student.findings:
-            watch.on_finding(finding)
-        tuned = finetune(
-            student,
-            to_torch(fp32, fallback=recipe.finetune.fallback),
-            data.train,
-            config=recipe.finetune,
-            validation=data.validation,
-            on_progress=watch.on_step,
-        )
+        tuned = _finetuned({"ptq": ptq, "fp32": fp32}, data, recipe, folder, watch, resume=resume)
         qat = write_back(tuned.module)
         folder.save_model("qat", qat)
         folder.save_history(tuned)
@@ -115,7 +115,7 @@ def run(recipe: Recipe | Path | str, out: Path | str, *, watch: Watch = Watch())
     with clock.stage("build"):
         engines = _build_all({"FP32": fp32, "PTQ": ptq, "QAT": qat}, recipe, folder)
     with clock.stage("audit"):
-        findings = (*student.findings, *_audit(qat, recipe, comparisons, engines))
+        findings = (*tuned.module.findings, *_audit(qat, recipe, comparisons, engines))
         folder.save_findings(findings)
 
     evidence = Evidence(
@@ -128,6 +128,7 @@ def run(recipe: Recipe | Path | str, out: Path | str, *, watch: Watch = Watch())
     )
     summary = summarize(recipe, evidence, clock.times)
     folder.save_summary(summary, provenance(recipe, folder.models()))
+    folder.finish(key)
     return summary
 
 
@@ -157,13 +158,68 @@ def _open_roles(recipe: Recipe, graph: Graph) -> _Roles:
     )
 
 
+def _key_of_run(recipe: Recipe, folder: RunFolder) -> str:
+    roles = recipe.data
+    sources = (roles.calibration, roles.train, roles.validation, roles.test)
+    return stage_key(recipe, folder.digest_of("fp32.onnx", "plan.json"), sources=sources)
+
+
+def _calibrated(
+    fp32: Graph, plan: QuantPlan, data: _Roles, recipe: Recipe, folder: RunFolder
+) -> Calibration:
+    """The ranges; those that a stopped run left, if they would come out the same."""
+    made_of = (folder.digest_of("fp32.onnx", "plan.json"), recipe.calibration)
+    key = stage_key(*made_of, sources=[recipe.data.calibration])
+    if folder.is_done("calibrate", key) and (left := folder.read_calibration()) is not None:
+        return left
+    calibration = calibrate(fp32, plan, data.calibration, config=recipe.calibration)
+    folder.save_calibration(calibration)
+    folder.mark_done("calibrate", key)
+    return calibration
+
+
+def _finetuned(
+    models: dict[str, Graph],
+    data: _Roles,
+    recipe: Recipe,
+    folder: RunFolder,
+    watch: Watch,
+    *,
+    resume: bool,
+) -> Finetuned:
+    """The quantized model after training, which is kept in the folder while it goes on."""
+    student, teacher = (
+        to_torch(models[name], fallback=recipe.finetune.fallback) for name in ("ptq", "fp32")
+    )
+    for finding in student.findings:
+        watch.on_finding(finding)
+    logs = [CsvLog(folder.path / "history.csv").write]
+    if recipe.finetune.tensorboard:
+        logs.append(TensorBoardLog(folder.path / "tensorboard").write)
+
+    def on_step(record: StepRecord) -> None:
+        for tell in (*logs, watch.on_step):
+            tell(record)
+
+    return finetune(
+        student,
+        teacher,
+        data.train,
+        config=recipe.finetune,
+        validation=data.validation,
+        on_progress=on_step,
+        checkpoint=folder.checkpoint_path("qat"),
+        resume=resume,
+    )
+
+
 def _stop_if_interrupted(tuned: Finetuned, folder: RunFolder) -> None:
     """Ctrl-C means stop; what was gained until then is in the folder."""
     if tuned.stopped == "interrupted":
         raise TrainingError(
             f"interrupted at step {tuned.history[-1].step}; the best model so far, of step "
             f"{tuned.best_step}, is in {folder.model_path('qat')}",
-            fix="run again for the rest of the evidence",
+            fix="go on by --resume, from the last checkpoint",
         )
 
 

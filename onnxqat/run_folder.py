@@ -4,7 +4,9 @@ Every file is written whole or not at all.
 
     fp32.onnx  changes.json                 the prepared FP32 model, and what preparing changed
     plan.json  calibration.json             which edges get Q/DQ and why; the ranges
-    ptq.onnx   qat.onnx   history.json      after calibration; after fine-tuning; the training
+    ptq.onnx   qat.onnx                     after calibration; after fine-tuning
+    history.json  history.csv  tensorboard/ the training; the table is written while it goes
+    stages.json  qat.checkpoint             what --resume goes on from; the latter until the end
     comparison.json                         PTQ and QAT against FP32 on the test data
     {fp32,ptq,qat}.engine  *.engine.json    the compiled engines, and what each is made of
     inner_errors.json  distributions.json   the same, tensor by tensor; what the quantizers meet
@@ -15,6 +17,7 @@ Every file is written whole or not at all.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -40,6 +43,10 @@ if TYPE_CHECKING:
     from onnxqat.training import Finetuned
 
 T = TypeVar("T")
+RUN = "run"
+"""All stages together."""
+STAGES = "stages.json"
+"""Stage -> the key of what its artefacts were made of."""
 
 
 class RunFolder:
@@ -52,6 +59,60 @@ class RunFolder:
             ConfigError: It cannot be made or written.
         """
         self.path = make_folder(path)
+
+    def begun(self, *, resume: bool) -> RunFolder:
+        """This folder, without what an earlier run left to go on from unless that is wanted.
+
+        Raises:
+            ConfigError: An unfinished run lies there, and this is a new one.
+        """
+        left = next(self.path.glob("*.checkpoint"), None)
+        if left is not None and not resume:
+            raise ConfigError(
+                f"an unfinished run lies in {self.path}",
+                fix=f"go on with it by --resume, choose another --out, or remove {left}",
+            )
+        if not resume:
+            (self.path / STAGES).unlink(missing_ok=True)
+        return self
+
+    def checkpoint_path(self, name: str) -> Path:
+        """Where the training of a model is kept while it goes on."""
+        return self.path / f"{name}.checkpoint"
+
+    def is_done(self, stage: str, key: str) -> bool:
+        """Whether the stage's artefacts are there, made of what the key stands for."""
+        return bool(self._stages().get(stage) == key)
+
+    def mark_done(self, stage: str, key: str) -> None:
+        """Say so, once they are written."""
+        self._save_json(STAGES, {**self._stages(), stage: key})
+
+    def _stages(self) -> dict[str, str]:
+        return _parsed(self.path / STAGES) or {}
+
+    def digest_of(self, *names: str) -> str:
+        """Of the content of files in the folder; of a model, with its weights in other files."""
+        digest = hashlib.sha256()
+        for path in sorted(found for name in names for found in self.path.glob(f"{name}*")):
+            with path.open("rb") as file:
+                while chunk := file.read(1 << 20):
+                    digest.update(chunk)
+        return digest.hexdigest()
+
+    def finish(self, key: str) -> None:
+        """The run that the key stands for is complete: there is nothing to go on from."""
+        self.mark_done(RUN, key)
+        for path in self.path.glob("*.checkpoint"):
+            path.unlink()
+
+    def read_calibration(self) -> Calibration | None:
+        """The ranges that a run left, if it did."""
+        return _read(self.path / "calibration.json", Calibration)
+
+    def read_summary(self) -> Summary | None:
+        """The table that a run left, if it did."""
+        return _read(self.path / "summary.json", Summary)
 
     def model_path(self, name: str) -> Path:
         """Where the model `fp32`, `ptq` or `qat` lies."""

@@ -54,6 +54,8 @@ def test_every_artefact_is_in_the_folder_and_nothing_else(finished):
         *(f"{model}.{kind}" for model in models for kind in ("onnx", "engine", "engine.json")),
         *(f"{report}.json" for report in reports),
         "report.html",
+        "history.csv",
+        "stages.json",
     }
 
 

@@ -48,6 +48,15 @@ Seed = Annotated[int, Parameter(name="--seed", help="Seed of every random draw."
 PrintEvery = Annotated[
     int, Parameter(name="--print-every", help="Steps between two progress lines; 0: a bar only.")
 ]
+Resume = Annotated[
+    bool,
+    Parameter(
+        name="--resume",
+        negative="",
+        help="Go on with the run that was stopped or killed, from its last checkpoint, with the "
+        "same result as if it had not been; begin one where there is none.",
+    ),
+]
 Json = Annotated[
     bool, Parameter(name="--json", negative="", help="Print the result as JSON on stdout.")
 ]

@@ -15,6 +15,7 @@ from onnxqat.cli.flags import (
     Json,
     Output,
     PrintEvery,
+    Resume,
     Seed,
     Threads,
     Workers,
@@ -72,6 +73,18 @@ def finetune(
         ),
     ] = "mse",
     batch_size: BatchSize = 32,
+    patience: Annotated[
+        int | None,
+        Parameter(name="--patience", help="Stop after so many validations without a gain."),
+    ] = None,
+    checkpoint_minutes: Annotated[
+        float,
+        Parameter(
+            name="--checkpoint-minutes",
+            help="Minutes between checkpoints, kept beside the output until it is written.",
+        ),
+    ] = 10.0,
+    resume: Resume = False,
     fallback: Fallback = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -97,6 +110,7 @@ def finetune(
     from onnxqat.training import finetune as finetune_stage
 
     check_writable(output, inputs=[qdq, teacher])
+    checkpoint = _checkpoint_of(output, resume=resume)
     config = FinetuneConfig(
         steps=steps,
         epochs=epochs,
@@ -104,6 +118,8 @@ def finetune(
         scales=scales,
         loss=loss,
         batch_size=batch_size,
+        patience=patience,
+        checkpoint_minutes=checkpoint_minutes,
         fallback=fallback,
         seed=seed,
         device=device,
@@ -130,15 +146,34 @@ def finetune(
             config=config,
             validation=held_out,
             on_progress=progress.show,
+            checkpoint=checkpoint,
+            resume=resume,
         )
     save(write_back(tuned.module), output)
     if tuned.stopped == "interrupted":
         raise TrainingError(
             f"interrupted at step {tuned.history[-1].step}; the best model so far, of step "
-            f"{tuned.best_step}, is in {output}"
+            f"{tuned.best_step}, is in {output}",
+            fix="go on by --resume, from the last checkpoint",
         )
+    checkpoint.unlink(missing_ok=True)
+    if tuned.origin is not None:
+        show.log(f"step {tuned.history[-1].step} met a number that is not finite: {tuned.origin}")
     show.result(tuned.history, as_json=json, table=f"{output}: best at step {tuned.best_step}")
     return 0
+
+
+def _checkpoint_of(output: Path, *, resume: bool) -> Path:
+    """Where the run is kept while it goes on; that of an unfinished one is not overwritten."""
+    from onnxqat.core.errors import ConfigError
+
+    path = output.with_name(f"{output.name}.checkpoint")
+    if path.exists() and not resume:
+        raise ConfigError(
+            f"there is the checkpoint of an unfinished run, {path}",
+            fix="go on with it by --resume, or remove it",
+        )
+    return path
 
 
 def _opened(data: str, graph: Graph) -> Dataset:

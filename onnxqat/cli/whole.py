@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from onnxqat.cli import show
-from onnxqat.cli.flags import Folder, Json, PrintEvery
+from onnxqat.cli.flags import Folder, Json, PrintEvery, Resume
 from onnxqat.core.files import make_folder
 
 MISSED = 1
@@ -25,6 +25,7 @@ def run(
     /,
     *,
     out: Folder = Path("onnxqat-out"),
+    resume: Resume = False,
     print_every: PrintEvery = 0,
     json: Json = False,
 ) -> int:
@@ -45,7 +46,7 @@ def run(
             on_finding=show.finding,
             on_step=progress.show,
         )
-        summary = run_pipeline(recipe, make_folder(out), watch=watch)
+        summary = run_pipeline(recipe, make_folder(out), resume=resume, watch=watch)
     show.result(summary, as_json=json, table=summary_table(summary))
     show.log(f"all artefacts: {out}, to look at: {out / 'report.html'}")
     return 0 if summary.is_within_budget else MISSED

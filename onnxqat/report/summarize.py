@@ -113,7 +113,12 @@ def _notes(evidence: Evidence) -> tuple[str, ...]:
         notes.append("no step of the training was better than its start: QAT is PTQ, unchanged")
     if tuned.stopped == "non-finite":
         step = tuned.history[-1].step
-        notes.append(f"the loss was no number at step {step}: training stopped, the best is kept")
+        notes.append(
+            f"training stopped at step {step}, the best is kept: not finite: {tuned.origin}"
+        )
+    if tuned.stopped == "early":
+        step = tuned.history[-1].step
+        notes.append(f"training stopped at step {step}: no gain for as long as its patience")
     if any(plan.backend == "rtx" for plan in engines.plans.values()):
         notes.append(
             "compiled without a GPU: that proves which layers run in INT8 and what crosses memory, "

@@ -82,7 +82,9 @@ class Loop:
     def go(self, data: Iterator[StepData]) -> Stopped:
         """Take all steps, and leave the student with the best parameters however it ends."""
         try:
-            return self._go(data)
+            stopped = self._go(data)
+            self._keep(at_end=True)
+            return stopped
         except KeyboardInterrupt:
             return "interrupted"
         except _NotFiniteError as error:
@@ -174,9 +176,9 @@ class Loop:
             self.best.restore(self.targets.changing)
         return origin_of_loss(self.student, self.teacher, data.parts)
 
-    def _keep(self) -> None:
+    def _keep(self, *, at_end: bool = False) -> None:
         """Write the checkpoint if it is due; every loss up to here has been read."""
-        if self.checkpoint is not None and self.checkpoint.is_due(self.step):
+        if self.checkpoint is not None and (at_end or self.checkpoint.is_due(self.step)):
             self.checkpoint.write(capture(self))
 
     def _is_stuck(self) -> bool:
