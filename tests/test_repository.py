@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 HEAVY = {"torch", "tensorrt", "tensorrt_rtx", "onnxruntime", "polygraphy", "onnx", "numpy"}
 SUPPORTED_PYTHONS = ("3.10", "3.11", "3.12", "3.13")
-NOT_TESTED_BY_CI = {"onnxruntime-gpu", "tensorrt"}
+NOT_TESTED_BY_CI = {"onnxruntime-gpu", "tensorboard", "tensorrt"}
 
 
 def tracked_files() -> list[Path]:
