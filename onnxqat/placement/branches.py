@@ -8,7 +8,6 @@ import onnx_graphsurgeon as gs
 
 from onnxqat.graph.query import producer
 from onnxqat.placement.families import (
-    CONVOLUTIONS,
     KEEPS_FEATURES,
     MEANS,
     RIDES_ALONG,
@@ -40,15 +39,22 @@ def fusing_node(
     if not scene.is_read_once(tensor):
         return None
     between: list[gs.Node] = []
-    roots: list[gs.Node] = []
+    kernel: gs.Node | None = None
     for node in upstream(tensor, lambda x: x.op in passes):
-        (between if node.op in passes else roots).append(node)
-    if len(roots) != 1 or roots[0].op not in WEIGHTED:
-        return None
-    made = [x for node in (*between, *roots) for x in node.outputs if x is not tensor]
+        if node.op in passes:
+            between.append(node)
+        elif kernel is None and node.op in WEIGHTED:
+            kernel = node
+        else:
+            return None  # a second one: not all of a deep stream needs to be walked
+    return kernel if kernel is not None and _is_whole(scene, tensor, kernel, between) else None
+
+
+def _is_whole(scene: Scene, tensor: gs.Tensor, kernel: gs.Node, between: list[gs.Node]) -> bool:
+    """Whether nothing goes into what is between but the kernel's result, and nothing out of it."""
+    made = [x for node in (*between, kernel) for x in node.outputs if x is not tensor]
     is_closed = all(_is_read_by(scene, x, between) for x in made)
-    is_whole = all(producer(x) is not None for node in between for x in activations(node))
-    return roots[0] if is_closed and is_whole else None
+    return is_closed and all(producer(x) is not None for node in between for x in activations(node))
 
 
 def _is_read_by(scene: Scene, tensor: gs.Tensor, nodes: list[gs.Node]) -> bool:
@@ -66,13 +72,28 @@ def is_residual(node: gs.Node) -> bool:
     """
     if len(node.inputs) != 2 or len(activations(node)) != 2 or leads_to_softmax(node):
         return False
-    left, right = ({above.name for above in _nearest_weighted(x)} for x in node.inputs)
-    return left != right and all(any(weighted_above(x)) for x in node.inputs)
+    above = (_nearest_weighted(x) for x in node.inputs)
+    return _differ(*above) and all(any(weighted_above(x)) for x in node.inputs)
 
 
-def joins_convs(node: gs.Node) -> bool:
+def _differ(left: Iterator[gs.Node], right: Iterator[gs.Node]) -> bool:
+    """Whether two walks find different nodes, by turns: one of them may be the whole network."""
+    walks, found = (left, right), (set[str](), set[str]())
+    turn = 0
+    while (node := next(walks[turn], None)) is not None:
+        found[turn].add(node.name)
+        turn = 1 - turn
+    whole, other = found[turn], found[1 - turn]
+    for node in walks[1 - turn] if other <= whole else ():
+        if node.name not in whole:
+            return True
+        other.add(node.name)
+    return other != whole
+
+
+def joins_convs(scene: Scene, node: gs.Node) -> bool:
     """Whether the weighted ops nearest above an Add are convolutions alone."""
-    return all(above.op in CONVOLUTIONS for x in node.inputs for above in _nearest_weighted(x))
+    return scene.has_only_convs_above[node.name]
 
 
 def is_stored_in_int8(scene: Scene, tensor: gs.Tensor) -> bool:

@@ -228,7 +228,7 @@ def residual_add(scene: Scene) -> Iterator[Decision]:
                 reason = "this branch waits for the other, and does so in INT8 (P5, P6)"
                 yield Placement(edge, scene.activation, "residual_add", reason)
             else:
-                yield Skip(edge, "residual_add", _why_float_stream(node))
+                yield Skip(edge, "residual_add", _why_float_stream(scene, node))
 
 
 def _joins_int8(scene: Scene, node: gs.Node) -> bool:
@@ -251,11 +251,11 @@ def _is_int8_product(scene: Scene, tensor: gs.Tensor) -> bool:
 
 
 def _crosses_for_add(scene: Scene, node: gs.Node) -> bool:
-    return scene.config.compiler.stores_for_pointwise and joins_convs(node)
+    return scene.config.compiler.stores_for_pointwise and joins_convs(scene, node)
 
 
-def _why_float_stream(node: gs.Node) -> str:
-    if joins_convs(node):
+def _why_float_stream(scene: Scene, node: gs.Node) -> str:
+    if joins_convs(scene, node):
         return "no node reads this branch in INT8, so that the compiler stores it in float (P5)"
     return "a residual stream between MatMuls, which no node reads in INT8 (P6, P19)"
 

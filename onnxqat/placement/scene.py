@@ -16,6 +16,7 @@ from onnxqat.placement.choice import chosen_formats, closed_nodes
 from onnxqat.placement.config import PlacementConfig
 from onnxqat.placement.families import (
     CHOOSES_PART,
+    CONVOLUTIONS,
     READS_NO_VALUES,
     VALUE_INPUTS,
     WEIGHTED,
@@ -81,6 +82,19 @@ class Scene:
                 pending.pop()
                 depths[node.name] = 1 + max((depths[x.name] for x in above), default=0)
         return depths
+
+    @cached_property
+    def has_only_convs_above(self) -> dict[str, bool]:
+        """Node -> whether it is a convolution, or nothing but such are the weighted ops nearest
+        above it.
+        """
+        known: dict[str, bool] = {}
+        for node in sorted(self.graph.nodes, key=lambda x: self.depths[x.name]):
+            if node.op in WEIGHTED:
+                known[node.name] = node.op in CONVOLUTIONS
+            else:
+                known[node.name] = all(known[above.name] for above in _nodes_above(node))
+        return known
 
     def depth(self, tensor: gs.Tensor) -> int:
         """Nodes on the longest way to the tensor; 0 for inputs and constants."""

@@ -37,7 +37,7 @@ def parts_of_spectra(scene: Scene) -> frozenset[str]:
 def holds_magnitudes(tensor: gs.Tensor, parts: frozenset[str]) -> bool:
     """Whether a tensor holds magnitudes of spectra as they are, not their logarithm."""
     above = upstream(tensor, lambda x: x.op in _SUMS or _is_linear(x))
-    return any(_is_square(x) and x.inputs[0].name in parts for x in above)
+    return bool(parts) and any(_is_square(x) and x.inputs[0].name in parts for x in above)
 
 
 def _is_square(node: gs.Node) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from random import Random
@@ -17,10 +18,12 @@ from onnxqat.core.errors import PlacementError
 from onnxqat.core.plan import Edge, Placement, QuantPlan, Skip
 from onnxqat.core.spec import PerChannel, PerTensor, QuantDtype, QuantSpec
 from onnxqat.graph import Graph, as_graph, insert, to_model
-from onnxqat.placement import place
+from onnxqat.placement import PlacementConfig, place
+from onnxqat.placement.config import PROFILES
 from onnxqat.placement.planner import place_by
 from onnxqat.placement.rules import TENSORRT_RULES
 from onnxqat.placement.scene import Decision, Scene
+from tests.support.networks.builder import NetworkBuilder
 from tests.support.placement import graph_of, plan_of
 from tests.support.random_graphs import graphs
 
@@ -181,6 +184,23 @@ def test_a_deep_graph_is_placed_without_recursion() -> None:
     body = "\n".join(f"t{i + 1} = Relu (t{i})" for i in range(3000))
     text = f"g (float[1, 8, 3, 3] t0) => (float[1, 8, 1, 1] y) {{ {body} y = Conv (t3000, w) }}"
     assert len(plan_of(text).placements) == 2
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_the_time_to_place_grows_with_the_network_and_not_with_its_square(profile: str) -> None:
+    """A stream of Adds, as deep networks have, which each rule might walk up to its beginning."""
+
+    def seconds(blocks: int) -> float:
+        net, x = NetworkBuilder(), "x"
+        for _ in range(blocks):
+            norm = net.relu(net.batch_norm(x, 8))
+            x = net.node("Add", x, net.conv(norm, (8, 8), kernel=1))
+        graph = as_graph(net.model((1, 8, 4, 4), x))
+        start = time.process_time()
+        place(graph, config=PlacementConfig(profile=profile))
+        return time.process_time() - start
+
+    assert seconds(800) < 8 * seconds(200)  # 16 times as long if it were its square
 
 
 def test_a_plan_is_the_same_for_a_plain_graphsurgeon_graph() -> None:
