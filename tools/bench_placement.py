@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 from shutil import copyfile
 
 import numpy as np
@@ -110,7 +111,8 @@ def write_case(case: str, folder: Path) -> tuple[Path, str]:
     assert not others, f"{case} has several inputs"
     samples = np.random.default_rng(0).standard_normal((SAMPLES * shape[0], *shape[1:]))
     np.save(data, samples.astype(np.float32))
-    np.savez(data.with_suffix(".npz"), **{name: samples.astype(np.float32)})
+    arrays: dict[str, Any] = {name: samples.astype(np.float32)}
+    np.savez(data.with_suffix(".npz"), **arrays)
     return model, name
 
 
