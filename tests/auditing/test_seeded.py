@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from onnxqat.auditing import AuditConfig, audit, fix
 from onnxqat.core.errors import BuildError
 from onnxqat.core.finding import Finding, Severity
 from onnxqat.engine import build
+from onnxqat.graph import Graph
 from tests.support.compile import needs_compiler
-from tests.support.seeded import ARCHITECTURES, SEEDS, SOURCES, Seed, good, seed_id
+from tests.support.runtime import run
+from tests.support.seeded import ARCHITECTURES, SEEDS, SOURCES, Seed, good, random_input, seed_id
 
 BEYOND_REPAIR = {"QDQ005", "QDQ011", "QDQ118", "CAL002", "CAL003", "DEP004", "DEP006"}
 """What only calibration data, another exporter or a decision of the user mends."""
@@ -51,6 +54,35 @@ def test_a_repaired_model_is_clean(seed: Seed) -> None:
     assert fixed.repaired
     assert seed.rule not in {finding.rule for finding in fixed.left}
     assert objections(fixed.left) == []
+
+
+@pytest.mark.parametrize("seed", SEEDS, ids=seed_id)
+def test_a_repaired_model_computes_what_the_spoiled_or_the_good_one_does(seed: Seed) -> None:
+    graph, _ = seed.plant()
+    fixed = fix(graph, config=seed.config)
+    if not fixed.repaired:
+        pytest.skip("nothing was repaired")
+    whole = good(seed.model, seed.config.profile)
+    draw = np.random.default_rng(5)
+    feeds = {tensor.name: random_input(tensor, draw) for tensor in whole.inputs}
+    repaired = run(fixed.graph, feeds)[0]
+
+    spoiled = _outputs(graph, feeds)
+    assert max(_sqnr(x, repaired) for x in (run(whole, feeds)[0], *spoiled)) > 15
+
+
+def _outputs(graph: Graph, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+    try:
+        return [run(graph, feeds)[0]]
+    except Exception:  # noqa: BLE001 # ONNX Runtime's errors share no class of their own
+        return []
+
+
+def _sqnr(wanted: np.ndarray, got: np.ndarray) -> float:
+    if wanted.shape != got.shape or wanted.dtype != got.dtype:
+        return -np.inf
+    noise = ((wanted - got).astype(np.float64) ** 2).sum()
+    return float(10 * np.log10((wanted.astype(np.float64) ** 2).sum() / max(noise, 1e-30)))
 
 
 def test_only_these_rules_have_no_repair() -> None:

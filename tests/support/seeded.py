@@ -106,11 +106,11 @@ def _values(graph: Graph, plan: QuantPlan) -> dict[str, np.ndarray]:
     names = {name for group in plan.groups.values() for name in group}
     fed = tuple(sorted(n for n in names if constant_value(tensors[n]) is None))
     reader, draw = TensorReader(graph, fed), np.random.default_rng(0)
-    runs = [reader({x.name: _random(x, draw) for x in graph.inputs}) for _ in range(4)]
+    runs = [reader({x.name: random_input(x, draw) for x in graph.inputs}) for _ in range(4)]
     return {name: np.concatenate([run[name] for run in runs]) for name in fed}
 
 
-def _random(tensor: gs.Variable, draw: np.random.Generator) -> np.ndarray:
+def random_input(tensor: gs.Variable, draw: np.random.Generator) -> np.ndarray:
     shape = [size if isinstance(size, int) else 1 for size in tensor.shape]
     values = np.abs(draw.standard_normal(shape)) if tensor.dtype != np.float32 else None
     return (draw.standard_normal(shape) if values is None else values).astype(tensor.dtype)
@@ -188,6 +188,14 @@ def scaled(
     return fault
 
 
+def sixteen_bit(graph: Graph) -> str:
+    """The input is quantized to int16, over its range."""
+    quantizer = q_of(nth(graph, "Conv"))
+    write_scale(Subject(graph), quantizer, _scale_of(quantizer) * np.float32(127 / 32767))
+    write_zero_point(Subject(graph), quantizer, np.zeros((), np.int16))
+    return str(quantizer.name)
+
+
 def dead_channel(scale: float) -> Fault:
     """Weights of channel 0 are 0, and its scale is this."""
 
@@ -217,18 +225,18 @@ def fed_scale(graph: Graph) -> str:
 
 
 def scalar_branch(graph: Graph) -> str:
-    """The mean of the input is quantized and multiplied on to it."""
+    """The mean of the input is quantized and added to it."""
     node = nth(graph, "Conv")
     quantizer = q_of(node)
     x = quantizer.inputs[0]
     mean = gs.Variable("mean", np.dtype(np.float32), [])
-    product = gs.Variable("product", np.dtype(np.float32), list(x.shape))
-    multiply = gs.Node("Mul", "multiply", inputs=[x, mean], outputs=[product])
+    total = gs.Variable("shifted_x", np.dtype(np.float32), list(x.shape))
+    shifted = gs.Node("Add", "shifted", inputs=[x, mean], outputs=[total])
     reduce = gs.Node("ReduceMean", "reduce", {"keepdims": 0}, inputs=[x], outputs=[mean])
-    graph.nodes[0:0] = [reduce, multiply]
-    quantizer.inputs[0] = product
-    add_pair(Subject(graph), [(multiply, 1)], _scale(0.01))
-    return str(q_of(multiply, 1).name)
+    graph.nodes[0:0] = [reduce, shifted]
+    quantizer.inputs[0] = total
+    add_pair(Subject(graph), [(shifted, 1)], _scale(0.001))
+    return str(q_of(shifted, 1).name)
 
 
 def dynamic_quantize(graph: Graph) -> str:
@@ -537,7 +545,7 @@ SEEDS: Sequence[Seed] = (
     Seed("QDQ007", "vit", scaled(lambda s: s.reshape(1), op="MatMul")),
     Seed("QDQ007", "densenet", scaled(lambda s: np.full(3, s))),
     Seed("QDQ008", "inception", scalar_branch),
-    Seed("QDQ010", "unet", zero_point(0, np.int16)),
+    Seed("QDQ010", "unet", sixteen_bit),
     Seed("QDQ011", "residual", dynamic_quantize),
     Seed("QDQ012", "residual", int32_bias("Gemm")),
     Seed("QDQ012", "inception", int32_bias("Conv")),
