@@ -128,21 +128,31 @@ def _pair_behind(subject: Subject, node: gs.Node, dequantizer: gs.Node) -> Repai
 
 @rule("QDQ111", Severity.NOTE)
 def squeeze_excite(subject: Subject) -> Iterator[Objection]:
-    """The gate or the product of a squeeze-and-excitation block is quantized.
+    """A squeeze-and-excitation block has Q/DQ where the compiler gains nothing, or has none.
 
-    Why it matters: its Mul and its average over the whole map run in float all the same. Q/DQ on
-    them saves no byte, and the gate loses accuracy.
+    Why it matters: TensorRT runs the block's Mul in INT8 if both of its inputs have Q/DQ. TensorRT
+    for RTX runs it, and the average over the whole map, in float all the same: Q/DQ there saves no
+    byte, and the gate loses accuracy.
 
-    How to fix: take the pairs off the Mul and the GlobalAveragePool.
+    How to fix: for TensorRT put Q/DQ on both inputs of the Mul; for RTX take it off.
 
-    Source: measured on TensorRT for RTX 1.7.1: an INT8 Mul or GlobalAveragePool of the block saves
-    nothing. (NVIDIA's tensorflow-quantization puts Q/DQ there.)
+    Source: NVIDIA's tensorflow-quantization and ModelOpt put it there; measured on TensorRT for RTX
+    1.7.1: an INT8 Mul or GlobalAveragePool of the block saves nothing.
     """
     for found in _unneeded(subject, "QDQ111"):
         yield found.objection(
             f"Q/DQ on the {found.node.op} of a squeeze-and-excitation block saves nothing",
             "take the pair off this input",
         )
+    for node in subject.nodes:
+        is_wanted = node.op == "Mul" and all(subject.wanted.is_placed(node, i) for i in (0, 1))
+        if is_wanted and any(dequantizer_behind(tensor) is None for tensor in node.inputs):
+            yield Objection(
+                "an input of the Mul of this squeeze-and-excitation block has no Q/DQ",
+                node=label(node),
+                tensor=node.outputs[0].name,
+                fix="calibrate both inputs, and put Q/DQ on them",
+            )
 
 
 @rule("QDQ112", Severity.WARNING)
