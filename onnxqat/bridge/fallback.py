@@ -58,6 +58,15 @@ def captured(node: gs.Node) -> tuple[gs.Variable, ...]:
     return tuple(found.values())
 
 
+def known_input(name: str, value: Tensor) -> gs.Constant:
+    """An input of a frozen node that is known when the module is built.
+
+    Raises:
+        ModelError: Its type has no counterpart in numpy.
+    """
+    return gs.Constant(name, _array(value))
+
+
 class FrozenNode:
     """Calls ONNX Runtime with one node; it has no state, so copies of a module share it.
 
@@ -194,10 +203,15 @@ def _to_numpy(value: Any, declared: np.dtype[Any] | None) -> Any:
     tensor = value.detach().cpu()
     if tensor.dtype in HALF_TYPES and tensor.dtype != _torch_type(declared, value):
         tensor = tensor.float()  # autocast made it smaller than the file says
+    return _array(tensor)
+
+
+def _array(tensor: Tensor) -> NDArray[Any]:
     try:
-        return tensor.numpy()
+        array: NDArray[Any] = tensor.numpy()
     except TypeError as error:
         raise ModelError(f"{tensor.dtype} cannot be handed to ONNX Runtime") from error
+    return array
 
 
 def _torch_type(declared: np.dtype[Any] | None, value: Tensor) -> torch.dtype:

@@ -21,6 +21,7 @@ from onnxqat.bridge.fallback import (
     FrozenNode,
     captured,
     check_fallback,
+    known_input,
     learning_nodes,
 )
 from onnxqat.bridge.fuse import fuse
@@ -377,7 +378,7 @@ class _Scope:
         read = [tensor for tensor in (*node.inputs, *captured(node)) if not tensor.is_empty()]
         values = {tensor.name: self._value(tensor) for tensor in read}
         known = {
-            name: gs.Constant(name, value.value.numpy())
+            name: known_input(name, value.value)
             for name, value in values.items()
             if isinstance(value, Known)
         }

@@ -239,3 +239,16 @@ def test_a_failure_names_the_frozen_node_and_the_shapes() -> None:
     module = frozen(parser.parse_model(UNIQUE))
     with pytest.raises(ModelError, match=r"(?s)Unique failed.*node 'unique'.*\[2, 3\]"):
         module(torch.zeros(2, 3))
+
+
+def test_a_type_that_onnx_runtime_cannot_be_handed_is_an_error_that_names_the_node() -> None:
+    text = f"""
+    {OPSETS}
+    net (bfloat16[n, 3, 3] x) => (bfloat16[n, 3, 3] y)
+    {{ [odd] y = com.microsoft.Inverse (x) [even] z = com.microsoft.Inverse (k) }}
+    """
+    model = parser.parse_model(text)
+    constant = helper.make_tensor("k", onnx.TensorProto.BFLOAT16, [1, 1], [1.0])
+    model.graph.initializer.append(constant)
+    with pytest.raises(ModelError, match=r"(?s)bfloat16 cannot be handed.*node 'even'"):
+        frozen(model)
