@@ -117,7 +117,8 @@ def round_(X: Tensor) -> Tensor:
 @op("Sign", versions=(9, 13))
 @or_numpy(np.sign)
 def sign(input: Tensor) -> Tensor:
-    return input.sign()
+    signs = input.sign()
+    return torch.where(input.isnan(), input, signs) if input.is_floating_point() else signs
 
 
 @op("Erf", versions=(9, 13))

@@ -241,6 +241,7 @@ def searches() -> Iterator[Case]:
         }  # fmt: skip
         weighted = {} if weights is None else {"weights": weights}
         yield "TfIdfVectorizer", 9, {"x": text}, {**options, **weighted}
+    yield "Sign", 13, {"x": np.array([-2, -0.0, 0, 3, np.nan, np.inf], np.float32)}, {}
     feeds = {"x": draw(3, 4), "n": np.array([1, 2, 3, 2])}
     yield "ReverseSequence", 10, feeds, {}
 
