@@ -21,6 +21,7 @@ _TAKEN = frozenset(dir(nn.Module())) | {
     "output_names",
     "quantizers",
     "sources",
+    "walk",
 }
 """Attributes of torch's modules and of `OnnxModule`."""
 EMPTY = "%"
