@@ -233,15 +233,19 @@ def rule(code: str | None = None, /, *, json: Json = False) -> int:
 
 
 def _manual() -> dict[str, str]:
-    """The pages of all rules: audit rules by id, placement rules in their order, the module's."""
+    """The pages of all rules: audit rules by id, placement rules in their order, how to write one,
+    the module's.
+    """
     from inspect import getdoc
 
     from onnxqat.auditing import RULES
     from onnxqat.core.module_findings import PAGES
+    from onnxqat.placement import own_rules
     from onnxqat.placement.rules import TENSORRT_RULES
 
     audit_pages = {code: rule.manual for code, rule in sorted(RULES.items())}
-    return audit_pages | {rule.__name__: getdoc(rule) or "" for rule in TENSORRT_RULES} | PAGES
+    placement_pages = {rule.__name__: getdoc(rule) or "" for rule in TENSORRT_RULES}
+    return audit_pages | placement_pages | {"own_rules": getdoc(own_rules) or ""} | PAGES
 
 
 COMMANDS = (audit, rule)

@@ -66,7 +66,7 @@ class PlacementFlags:
     ] = "quantized"
     rules: Annotated[
         Texts,
-        _several("--rule", "FILE.py:FUNCTION: a rule of your own, which goes first"),
+        _several("--rule", "FILE.py:FUNCTION: a rule of your own, see `onnxqat rule own_rules`"),
     ] = ()
     attention_scores: Annotated[
         Literal["auto", "int8", "float"],

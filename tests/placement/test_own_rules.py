@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from onnxqat.cli.main import main
 from onnxqat.core.errors import ConfigError, OnnxqatError, PlacementError
 from onnxqat.core.plan import QuantPlan
 from onnxqat.placement import PlacementConfig, explain
@@ -108,6 +109,16 @@ def test_a_failure_names_the_line_of_the_rule(rules: Path) -> None:
     with pytest.raises(PlacementError) as caught:
         planned(rules, "breaks")
     assert caught.value.at == f"{rules}, line {line}"
+
+
+def test_the_rule_on_the_manual_page_works(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["rule", "own_rules"]) == 0
+    page = capsys.readouterr().out
+    lines = page[page.index("    from onnxqat") : page.index("`Placement(edge")].splitlines()
+    file = tmp_path / "page.py"
+    file.write_text("\n".join(line[4:] for line in lines).replace('"/se/"', '"Mul_"'))
+    plan = planned(file, "keep_gates_in_float")
+    assert why_float(plan, "g", "Mul_m", 1) == "keep_gates_in_float: the gates are sensitive"
 
 
 def test_a_recipe_names_rules_from_its_own_folder(rules: Path) -> None:
