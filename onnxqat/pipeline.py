@@ -3,16 +3,19 @@
     model.onnx -> prepare -> place -> calibrate -> insert -> finetune -> write back
                                                        -> compare, build, audit -> summary, report
 
-Each line of `run` is a stage that also stands alone, in Python and on the command line.
+Each line of `_all_stages` is a stage that also stands alone, in Python and on the command line.
 """
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import onnx
 
 from onnxqat.auditing import AuditConfig, audit
 from onnxqat.auditing import Evidence as Measured
@@ -20,6 +23,7 @@ from onnxqat.bridge import to_torch, write_back
 from onnxqat.calibration import calibrate, distributions
 from onnxqat.config_file import DataSource
 from onnxqat.core.calibration import Calibration
+from onnxqat.core.codec import decode, encode
 from onnxqat.core.comparison import Comparison
 from onnxqat.core.distribution import Distribution
 from onnxqat.core.engine_plan import EnginePlan
@@ -29,16 +33,19 @@ from onnxqat.core.plan import QuantPlan
 from onnxqat.core.summary import StageTime, Summary
 from onnxqat.data import Dataset, open_data
 from onnxqat.engine import build, compare
-from onnxqat.graph import Change, Graph, extract, input_specs, insert, load, prepare
+from onnxqat.graph import Change, Graph, extract, input_specs, insert, load, prepare, to_model
 from onnxqat.placement import place
 from onnxqat.recipe import Recipe, read_recipe
 from onnxqat.report.provenance import provenance
 from onnxqat.report.summarize import Engines, Evidence, summarize
-from onnxqat.run_folder import RUN, RunFolder
+from onnxqat.run_folder import CHECKPOINT, RUN, RunFolder
 from onnxqat.stage_keys import stage_key
 from onnxqat.training import Finetuned, StepRecord, finetune
+from onnxqat.training.distributed import processes
 from onnxqat.training.log import CsvLog, TensorBoardLog
 
+MODELS = ("ptq", "fp32")
+"""What the processes that train have to hold: the student and its teacher."""
 INNER_SAMPLES = 64
 """Samples on which every inner tensor is looked at."""
 OBSERVED_TENSORS = 48
@@ -72,6 +79,10 @@ def run(
             where they stood. Where there is none, one begins.
         watch: Callbacks for progress.
 
+    Of the processes that torchrun starts (see `training.distributed`) the first does all of it, and
+    the others train with it. So calibration, which is short beside training, sees the same samples
+    in the same order however many they are.
+
     Returns:
         The summary that is also in `out/summary.json`.
 
@@ -79,7 +90,14 @@ def run(
         OnnxqatError: Bad input, at whichever stage meets it. Artefacts of the stages before stay.
     """
     recipe = recipe if isinstance(recipe, Recipe) else read_recipe(Path(recipe))
+    if not processes().is_first:
+        return _work(recipe, Path(out), resume=resume)
     folder = RunFolder(Path(out)).begun(resume=resume)
+    return _shared(_all_stages(recipe, folder, watch, resume=resume))
+
+
+def _all_stages(recipe: Recipe, folder: RunFolder, watch: Watch, *, resume: bool) -> Summary:
+    """The job, stage after stage."""
     clock = _Clock(watch.on_stage)
     changes: list[Change] = []
 
@@ -94,6 +112,7 @@ def run(
         folder.save_plan(plan)
     key = _key_of_run(recipe, folder)
     if folder.is_done(RUN, key) and (summary := folder.read_summary()) is not None:
+        _share_models({})
         return summary
     with clock.stage("calibrate"):
         calibration = _calibrated(fp32, plan, data, recipe, folder)
@@ -189,8 +208,9 @@ def _finetuned(
 ) -> Finetuned:
     """The quantized model after training, which is kept in the folder while it goes on."""
     student, teacher = (
-        to_torch(models[name], fallback=recipe.finetune.fallback) for name in ("ptq", "fp32")
+        to_torch(models[name], fallback=recipe.finetune.fallback) for name in MODELS
     )
+    _share_models(models)
     for finding in student.findings:
         watch.on_finding(finding)
     logs = [CsvLog(folder.path / "history.csv").write]
@@ -211,6 +231,41 @@ def _finetuned(
         checkpoint=folder.checkpoint_path("qat"),
         resume=resume,
     )
+
+
+def _work(recipe: Recipe, out: Path, *, resume: bool) -> Summary:
+    """What a process does that is not the first: train with it. Nothing is written."""
+    data = _open_roles(recipe, load(recipe.model))
+    content = {name: processes().from_first(bytes) for name in MODELS}
+    if all(content.values()):
+        student, teacher = (
+            to_torch(onnx.load_from_string(content[name]), fallback=recipe.finetune.fallback)
+            for name in MODELS
+        )
+        finetune(
+            student,
+            teacher,
+            data.train,
+            config=recipe.finetune,
+            validation=data.validation,
+            checkpoint=out / CHECKPOINT.format("qat"),
+            resume=resume,
+        )
+    return decode(Summary, json.loads(processes().from_first(bytes)))
+
+
+def _share_models(models: dict[str, Graph]) -> None:
+    """Hand the models to the other processes; nothing where there is nothing to train."""
+    for name in MODELS if processes().world > 1 else ():
+        graph = models.get(name)
+        content = b"" if graph is None else to_model(graph).SerializeToString()
+        processes().from_first(lambda content=content: content)  # type: ignore[misc]
+
+
+def _shared(summary: Summary) -> Summary:
+    """The summary, which the other processes wait for."""
+    processes().from_first(lambda: json.dumps(encode(summary)).encode())
+    return summary
 
 
 def _stop_if_interrupted(tuned: Finetuned, folder: RunFolder) -> None:

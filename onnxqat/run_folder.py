@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from onnxqat.training import Finetuned
 
 T = TypeVar("T")
+CHECKPOINT = "{}.checkpoint"
+"""Name of the file that a training is kept in."""
 RUN = "run"
 """All stages together."""
 STAGES = "stages.json"
@@ -78,7 +80,7 @@ class RunFolder:
 
     def checkpoint_path(self, name: str) -> Path:
         """Where the training of a model is kept while it goes on."""
-        return self.path / f"{name}.checkpoint"
+        return self.path / CHECKPOINT.format(name)
 
     def is_done(self, stage: str, key: str) -> bool:
         """Whether the stage's artefacts are there, made of what the key stands for."""

@@ -65,5 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str) -> int:
-    sys.stderr.write(f"onnxqat: {message}\n")
+    rank = os.environ.get("RANK", "0")  # torchrun's: several processes share one terminal
+    who = "onnxqat" if rank == "0" else f"onnxqat, process {rank}"
+    sys.stderr.write(f"{who}: {message}\n")
     return BAD_INPUT

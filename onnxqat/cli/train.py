@@ -96,7 +96,8 @@ def finetune(
     """Fine-tune a Q/DQ model against its FP32 teacher; labels are optional.
 
     Writes weights and scales back into the Q/DQ file's own graph: nothing else of it changes. The
-    Q/DQ file may come from `onnxqat quantize` or from another tool.
+    Q/DQ file may come from `onnxqat quantize` or from another tool. Several processes train
+    together when torchrun starts them: torchrun --nproc-per-node 4 -m onnxqat finetune …
 
     Args:
         qdq: The Q/DQ ONNX file.
@@ -108,6 +109,7 @@ def finetune(
     from onnxqat.graph import load, prepare, qdq_pairs, save
     from onnxqat.training import FinetuneConfig
     from onnxqat.training import finetune as finetune_stage
+    from onnxqat.training.distributed import joined
 
     check_writable(output, inputs=[qdq, teacher])
     checkpoint = _checkpoint_of(output, resume=resume)
@@ -138,7 +140,7 @@ def finetune(
     module = to_torch(student, fallback=fallback)
     for finding in (*audit(student), *module.findings):
         show.finding(finding)
-    with TrainingProgress(print_every=print_every) as progress:
+    with TrainingProgress(print_every=print_every) as progress, joined() as processes:
         tuned = finetune_stage(
             module,
             to_torch(prepare(load(teacher)), fallback=fallback),
@@ -149,6 +151,8 @@ def finetune(
             checkpoint=checkpoint,
             resume=resume,
         )
+    if not processes.is_first:
+        return 0
     save(write_back(tuned.module), output)
     if tuned.stopped == "interrupted":
         raise TrainingError(

@@ -31,6 +31,9 @@ def run(
 ) -> int:
     """Fine-tune a model by its recipe: every artefact in a folder, and one table.
 
+    Several processes train together when torchrun starts them:
+    torchrun --nproc-per-node 4 -m onnxqat run RECIPE --out DIR
+
     Args:
         recipe: The TOML file that names the model, the data and what is to be done.
     """
@@ -38,15 +41,19 @@ def run(
     from onnxqat.pipeline import Watch
     from onnxqat.pipeline import run as run_pipeline
     from onnxqat.report.console import summary_table
+    from onnxqat.training.distributed import joined
 
-    with TrainingProgress(print_every=print_every) as progress:
+    with TrainingProgress(print_every=print_every) as progress, joined() as processes:
         watch = Watch(
             on_stage=lambda stage: show.log(f"{stage} …"),
             on_prepared=show.changes,
             on_finding=show.finding,
             on_step=progress.show,
         )
-        summary = run_pipeline(recipe, make_folder(out), resume=resume, watch=watch)
+        out = make_folder(out) if processes.is_first else out
+        summary = run_pipeline(recipe, out, resume=resume, watch=watch)
+    if not processes.is_first:
+        return 0
     show.result(summary, as_json=json, table=summary_table(summary))
     show.log(f"all artefacts: {out}, to look at: {out / 'report.html'}")
     return 0 if summary.is_within_budget else MISSED

@@ -16,6 +16,7 @@ from onnxqat.graph import input_specs
 from onnxqat.training.batches import Loader
 from onnxqat.training.checkpoint import Checkpoint
 from onnxqat.training.config import FinetuneConfig
+from onnxqat.training.distributed import local_cuda, processes
 from onnxqat.training.identity import identity
 from onnxqat.training.loop import Loop
 from onnxqat.training.optimizer import choose_rates, make_optimizer
@@ -46,7 +47,8 @@ def finetune(
     """The student with the parameters of its best validation; never worse there than it came.
 
     The student is trained in place. Both modules come back on the CPU. Ctrl-C and a loss that is no
-    number end the run early, with the best so far.
+    number end the run early, with the best so far. Processes that are joined (`distributed`) train
+    the one model together; each calls this with the same arguments.
 
     Args:
         student: The Q/DQ model.
@@ -67,7 +69,7 @@ def finetune(
         DataError: The data does not fit the model.
     """
     _require_same_signature(student, teacher)
-    device = choose_device(config)
+    device, among = choose_device(config), processes()
     axes = batch_layout(input_specs(student.graph)).axes
     loader = Loader(tuple(student.input_names), device, axes)
     kept = _checkpoint(checkpoint, student, teacher, data, validation=validation, config=config)
@@ -79,6 +81,7 @@ def finetune(
             teacher,
             batch_size=config.micro_batch or config.batch_size,
             samples=config.validation_samples,
+            processes=among,
         )
         loop = _prepare(
             student,
@@ -88,12 +91,12 @@ def finetune(
             on_progress=on_progress,
             checkpoint=kept,
         )
-        if kept is not None and resume and (content := kept.read()):
+        if kept is not None and resume and (content := among.from_first(kept.read)):
             put_back(loop, kept.parse(content))
         batches = loader.steps(
             data,
             config.batch_size,
-            share=Share(micro_batch=config.micro_batch),
+            share=Share(among.rank, among.world, config.micro_batch),
             seed=config.seed,
             ahead=2 * config.workers,
             start=loop.position,
@@ -151,11 +154,12 @@ def _prepare(
         device=held_out.loader.device,
         on_progress=on_progress,
         checkpoint=checkpoint,
+        processes=held_out.processes,
     )
 
 
 def choose_device(config: FinetuneConfig) -> torch.device:
-    """The device that the config names; auto: CUDA where there is one.
+    """The device that the config names; auto: CUDA where there is one, one GPU a process.
 
     Raises:
         ConfigError: CUDA is asked for and not there.
@@ -163,7 +167,7 @@ def choose_device(config: FinetuneConfig) -> torch.device:
     has_cuda = torch.cuda.is_available()
     if config.device == "cuda" and not has_cuda:
         raise ConfigError("there is no CUDA device", fix='use device = "auto" or "cpu"')
-    return torch.device("cuda" if has_cuda and config.device != "cpu" else "cpu")
+    return local_cuda() if has_cuda and config.device != "cpu" else torch.device("cpu")
 
 
 @contextlib.contextmanager

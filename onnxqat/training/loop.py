@@ -15,6 +15,7 @@ from onnxqat.bridge import OnnxModule
 from onnxqat.training.batches import BEGINNING, Position, StepData, TensorBatch
 from onnxqat.training.checkpoint import Checkpoint
 from onnxqat.training.config import FinetuneConfig
+from onnxqat.training.distributed import Processes
 from onnxqat.training.losses import Loss
 from onnxqat.training.optimizer import clip, set_rates
 from onnxqat.training.origin import origin_of_gradient, origin_of_loss
@@ -33,6 +34,7 @@ SETBACK = 4.0
 for this model. The half cosine makes good what is less."""
 SHORTENING = 0.3
 """Factor on all rates after a setback."""
+ALONE = Processes()
 FETCH_EVERY = {"cpu": 1, "cuda": 10}
 """Steps between looks at the losses: on a GPU each look makes the CPU wait for it."""
 
@@ -56,6 +58,8 @@ class Loop:
     device: torch.device
     checkpoint: Checkpoint | None = None
     """Where to keep the run, and when."""
+    processes: Processes = ALONE
+    """Those that share the steps; all hold the same parameters."""
     best: Snapshot = field(init=False)
     history: list[StepRecord] = field(default_factory=list)
     origin: str | None = None
@@ -114,8 +118,9 @@ class Loop:
         """One update from all parts of the step's data; its loss is not waited for."""
         losses = [self._backward(part, part.samples / data.samples) for part in data.parts]
         loss = sum(losses[1:], start=losses[0])
-        self._unread.append((loss, data))
         self.coordinates.take_gradients()
+        self._add_up(loss)
+        self._unread.append((loss, data))
         norm = clip(self.coordinates, self.config.clip_grad)
         if self.device.type == "cpu":  # elsewhere a look would wait for the device
             self._require_finite(loss, norm)
@@ -130,6 +135,14 @@ class Loop:
         loss = self.loss(run_module(self.student, batch.inputs), wanted, batch.labels) * share
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return loss.detach()
+
+    def _add_up(self, loss: Tensor) -> None:
+        """The loss and the gradients of all processes' parts, in each of them."""
+        if self.processes.world == 1:
+            return
+        for u in self.coordinates.all:  # a part may not reach every parameter
+            u.grad = torch.zeros_like(u) if u.grad is None else u.grad
+        self.processes.sum([loss, *(u.grad for u in self.coordinates.all if u.grad is not None)])
 
     def _must_read(self, step: int) -> bool:
         """Whether the losses are to be looked at, for the record or for a checkpoint."""
@@ -174,11 +187,15 @@ class Loop:
         """
         if self.device.type != "cpu":
             self.best.restore(self.targets.changing)
-        return origin_of_loss(self.student, self.teacher, data.parts)
+        found = origin_of_loss(self.student, self.teacher, data.parts)
+        told = [text for text in self.processes.texts(found or "") if text]
+        return told[0] if told else "the loss itself, of outputs that are finite"
 
     def _keep(self, *, at_end: bool = False) -> None:
         """Write the checkpoint if it is due; every loss up to here has been read."""
-        if self.checkpoint is not None and (at_end or self.checkpoint.is_due(self.step)):
+        if not self.processes.is_first or self.checkpoint is None:
+            return
+        if at_end or self.checkpoint.is_due(self.step):
             self.checkpoint.write(capture(self))
 
     def _is_stuck(self) -> bool:
@@ -219,7 +236,7 @@ class Loop:
             is_best=is_best,
         )
         self.history.append(record)
-        if self.on_progress is not None:
+        if self.on_progress is not None and self.processes.is_first:
             self.on_progress(record)
 
     def _factor(self, step: int) -> float:

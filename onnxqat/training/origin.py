@@ -14,8 +14,11 @@ from onnxqat.training.parameters import Trained
 
 
 @torch.no_grad()
-def origin_of_loss(student: OnnxModule, teacher: OnnxModule, parts: Sequence[TensorBatch]) -> str:
-    """The first tensor that is not finite where it should be, in words.
+def origin_of_loss(
+    student: OnnxModule, teacher: OnnxModule, parts: Sequence[TensorBatch]
+) -> str | None:
+    """The first tensor that is not finite where it should be, in words; None: no tensor but the
+    loss is.
 
     An infinity that the teacher has at the same tensor is meant (a mask, say) and passes.
     """
@@ -23,7 +26,7 @@ def origin_of_loss(student: OnnxModule, teacher: OnnxModule, parts: Sequence[Ten
         found = next(_suspects(student, teacher, batch), None)
         if found is not None:
             return found
-    return "the loss itself, of outputs that are finite"
+    return None
 
 
 def _suspects(student: OnnxModule, teacher: OnnxModule, batch: TensorBatch) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -13,10 +14,12 @@ from onnxqat.bridge import OnnxModule
 from onnxqat.core.errors import DataError, TrainingError
 from onnxqat.data import Dataset
 from onnxqat.training.batches import Loader, TensorBatch
+from onnxqat.training.distributed import Processes
 from onnxqat.training.losses import Facts, Loss, Outputs, observe_outputs, scores_name
 from onnxqat.training.record import Validation
 from onnxqat.training.run import run_module
 
+ALONE = Processes()
 CACHE_BYTES = 256 * 2**20
 """Teacher outputs kept between validations; those of further batches are computed again."""
 
@@ -30,6 +33,8 @@ class HeldOut:
     teacher: OnnxModule
     batch_size: int
     samples: int
+    processes: Processes = ALONE
+    """Each judges a part of the batches; the sums are over all."""
     cache: list[Outputs] = field(default_factory=list)
 
     def observe(self) -> Facts:
@@ -54,15 +59,17 @@ class HeldOut:
     def validate(self, student: OnnxModule, loss: Loss, facts: Facts) -> Validation:
         """Judge the student as it is."""
         tally = Tally(facts)
-        for batch, teacher in self._pairs():
+        every = self.processes
+        for batch, teacher in self._pairs(every.rank, every.world):
             outputs = run_module(student, batch.inputs)
             tally.add(outputs, teacher, batch, loss(outputs, teacher, batch.labels))
-        return tally.result()
+        return tally.result(every)
 
     @torch.no_grad()
-    def _pairs(self) -> Iterator[tuple[TensorBatch, Outputs]]:
+    def _pairs(self, first: int = 0, every: int = 1) -> Iterator[tuple[TensorBatch, Outputs]]:
+        """Batches with the teacher's outputs: the one of this number, and every so many."""
         batches = self.loader.in_order(self.data, self.batch_size, self.samples)
-        for index, batch in enumerate(batches):
+        for index, batch in islice(enumerate(batches), first, None, every):
             is_kept = index < len(self.cache)
             yield batch, self.cache[index] if is_kept else run_module(self.teacher, batch.inputs)
 
@@ -104,23 +111,34 @@ class Tally:
         if batch.labels is not None and batch.labels.shape == top.shape:
             self._right.append((top == batch.labels).sum())
 
-    def result(self) -> Validation:
-        """The figures over all batches."""
-        ratios = [_decibel(_total(self._signal[n]), _total(self._noise[n])) for n in self._facts]
+    def result(self, processes: Processes = ALONE) -> Validation:
+        """The figures over all batches, of all processes."""
+        sums = {
+            "samples": float(self._samples),
+            "loss": _total(self._losses),
+            "agreed": _total(self._agreed),
+            "right": _total(self._right),
+            "judged": float(bool(self._agreed)),
+            "labelled": float(bool(self._right)),
+            **{f"noise of {name}": _total(values) for name, values in self._noise.items()},
+            **{f"signal of {name}": _total(values) for name, values in self._signal.items()},
+        }
+        values = torch.tensor(list(sums.values()), dtype=torch.float64)
+        processes.sum([values])
+        total = dict(zip(sums, values.tolist(), strict=True))
+        ratios = [_decibel(total[f"signal of {n}"], total[f"noise of {n}"]) for n in self._facts]
+        samples = total["samples"]
         return Validation(
-            samples=self._samples,
-            loss=_total(self._losses) / self._samples,
+            samples=int(samples),
+            loss=total["loss"] / samples,
             sqnr_db=min(ratios, default=math.inf),
-            agreement=self._share(self._agreed),
-            top1=self._share(self._right),
+            agreement=total["agreed"] / samples if total["judged"] else None,
+            top1=total["right"] / samples if total["labelled"] else None,
         )
-
-    def _share(self, counts: list[Tensor]) -> float | None:
-        return _total(counts) / self._samples if counts else None
 
 
 def _total(values: list[Tensor]) -> float:
-    return float(torch.stack(values).sum())
+    return float(torch.stack(values).sum()) if values else 0.0
 
 
 def _decibel(signal: float, noise: float) -> float:
