@@ -8,22 +8,18 @@ Each line of `_all_stages` is a stage that also stands alone, in Python and on t
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnx
-
 from onnxqat.auditing import AuditConfig, audit
 from onnxqat.auditing import Evidence as Measured
-from onnxqat.bridge import to_torch, write_back
+from onnxqat.bridge import write_back
 from onnxqat.calibration import calibrate, distributions
 from onnxqat.config_file import DataSource
 from onnxqat.core.calibration import Calibration
-from onnxqat.core.codec import decode, encode
 from onnxqat.core.comparison import Comparison
 from onnxqat.core.distribution import Distribution
 from onnxqat.core.engine_plan import EnginePlan
@@ -33,19 +29,17 @@ from onnxqat.core.plan import QuantPlan
 from onnxqat.core.summary import StageTime, Summary
 from onnxqat.data import Dataset, open_data
 from onnxqat.engine import build, compare
-from onnxqat.graph import Change, Graph, extract, input_specs, insert, load, prepare, to_model
+from onnxqat.graph import Change, Graph, extract, input_specs, insert, load, prepare
 from onnxqat.placement import place
 from onnxqat.recipe import Recipe, read_recipe
 from onnxqat.report.provenance import provenance
-from onnxqat.report.summarize import Engines, Evidence, summarize
-from onnxqat.run_folder import CHECKPOINT, RUN, RunFolder
+from onnxqat.report.summarize import CONTROL, Engines, Evidence, summarize
+from onnxqat.run_folder import RUN, RunFolder
 from onnxqat.stage_keys import stage_key
-from onnxqat.training import Finetuned, StepRecord, finetune
+from onnxqat.trainer import Trainer, end
+from onnxqat.training import Finetuned, StepRecord
 from onnxqat.training.distributed import processes
-from onnxqat.training.log import CsvLog, TensorBoardLog
 
-MODELS = ("ptq", "fp32")
-"""What the processes that train have to hold: the student and its teacher."""
 INNER_SAMPLES = 64
 """Samples on which every inner tensor is looked at."""
 OBSERVED_TENSORS = 48
@@ -79,9 +73,8 @@ def run(
             where they stood. Where there is none, one begins.
         watch: Callbacks for progress.
 
-    Of the processes that torchrun starts (see `training.distributed`) the first does all of it, and
-    the others train with it. So calibration, which is short beside training, sees the same samples
-    in the same order however many they are.
+    Of the processes that torchrun starts the first does all of it, and the others train with it
+    (see `trainer`).
 
     Returns:
         The summary that is also in `out/summary.json`.
@@ -90,21 +83,29 @@ def run(
         OnnxqatError: Bad input, at whichever stage meets it. Artefacts of the stages before stay.
     """
     recipe = recipe if isinstance(recipe, Recipe) else read_recipe(Path(recipe))
+    original = load(recipe.model)
+    data = _open_roles(recipe, original)
+    trainer = Trainer(recipe.finetune, data.train, data.validation, Path(out), resume)
     if not processes().is_first:
-        return _work(recipe, Path(out), resume=resume)
+        return trainer.follow()
     folder = RunFolder(Path(out)).begun(resume=resume)
-    return _shared(_all_stages(recipe, folder, watch, resume=resume))
+    return end(_all_stages(recipe, original, data, trainer, folder, watch))
 
 
-def _all_stages(recipe: Recipe, folder: RunFolder, watch: Watch, *, resume: bool) -> Summary:
+def _all_stages(
+    recipe: Recipe,
+    original: Graph,
+    data: _Roles,
+    trainer: Trainer,
+    folder: RunFolder,
+    watch: Watch,
+) -> Summary:
     """The job, stage after stage."""
     clock = _Clock(watch.on_stage)
     changes: list[Change] = []
 
     with clock.stage("prepare"):
-        original = load(recipe.model)
         fp32 = prepare(original, on_change=changes.append)
-        data = _open_roles(recipe, original)
         folder.save_prepared(fp32, changes)
         watch.on_prepared(changes)
     with clock.stage("place"):
@@ -112,7 +113,6 @@ def _all_stages(recipe: Recipe, folder: RunFolder, watch: Watch, *, resume: bool
         folder.save_plan(plan)
     key = _key_of_run(recipe, folder)
     if folder.is_done(RUN, key) and (summary := folder.read_summary()) is not None:
-        _share_models({})
         return summary
     with clock.stage("calibrate"):
         calibration = _calibrated(fp32, plan, data, recipe, folder)
@@ -120,15 +120,19 @@ def _all_stages(recipe: Recipe, folder: RunFolder, watch: Watch, *, resume: bool
         ptq = insert(fp32, plan, calibration)
         folder.save_model("ptq", ptq)
     with clock.stage("finetune"):
-        tuned = _finetuned({"ptq": ptq, "fp32": fp32}, data, recipe, folder, watch, resume=resume)
+        tuned = trainer.train(
+            "qat", (ptq, fp32), folder, on_step=watch.on_step, on_finding=watch.on_finding
+        )
         qat = write_back(tuned.module)
         folder.save_model("qat", qat)
         folder.save_history(tuned)
 
     _stop_if_interrupted(tuned, folder)
+    control = _control(fp32, trainer, folder, watch) if recipe.control else None
 
     with clock.stage("compare"):
-        comparisons = _compare_all(original, {"PTQ": ptq, "QAT": qat}, data.test, recipe)
+        trained = {"PTQ": ptq, "QAT": qat} | _graph_of(control)
+        comparisons = _compare_all(original, trained, data.test, recipe)
         folder.save_comparisons(comparisons)
         _look_inside({"FP32": fp32, "PTQ": ptq, "QAT": qat}, data, recipe, folder)
     with clock.stage("build"):
@@ -144,6 +148,7 @@ def _all_stages(recipe: Recipe, folder: RunFolder, watch: Watch, *, resume: bool
         engines=engines,
         findings=findings,
         file_bytes=folder.model_sizes(),
+        control=control,
     )
     summary = summarize(recipe, evidence, clock.times)
     folder.save_summary(summary, provenance(recipe, folder.models()))
@@ -197,75 +202,19 @@ def _calibrated(
     return calibration
 
 
-def _finetuned(
-    models: dict[str, Graph],
-    data: _Roles,
-    recipe: Recipe,
-    folder: RunFolder,
-    watch: Watch,
-    *,
-    resume: bool,
-) -> Finetuned:
-    """The quantized model after training, which is kept in the folder while it goes on."""
-    student, teacher = (
-        to_torch(models[name], fallback=recipe.finetune.fallback) for name in MODELS
+def _control(fp32: Graph, trainer: Trainer, folder: RunFolder, watch: Watch) -> Finetuned:
+    """The FP32 model after the same training: what of the gain is more training alone."""
+    watch.on_stage("control")
+    tuned = trainer.train(
+        "control", (fp32, fp32), folder, on_step=watch.on_step, on_finding=_ignore
     )
-    _share_models(models)
-    for finding in student.findings:
-        watch.on_finding(finding)
-    logs = [CsvLog(folder.path / "history.csv").write]
-    if recipe.finetune.tensorboard:
-        logs.append(TensorBoardLog(folder.path / "tensorboard").write)
-
-    def on_step(record: StepRecord) -> None:
-        for tell in (*logs, watch.on_step):
-            tell(record)
-
-    return finetune(
-        student,
-        teacher,
-        data.train,
-        config=recipe.finetune,
-        validation=data.validation,
-        on_progress=on_step,
-        checkpoint=folder.checkpoint_path("qat"),
-        resume=resume,
-    )
+    folder.save_model("control", write_back(tuned.module))
+    _stop_if_interrupted(tuned, folder)
+    return tuned
 
 
-def _work(recipe: Recipe, out: Path, *, resume: bool) -> Summary:
-    """What a process does that is not the first: train with it. Nothing is written."""
-    data = _open_roles(recipe, load(recipe.model))
-    content = {name: processes().from_first(bytes) for name in MODELS}
-    if all(content.values()):
-        student, teacher = (
-            to_torch(onnx.load_from_string(content[name]), fallback=recipe.finetune.fallback)
-            for name in MODELS
-        )
-        finetune(
-            student,
-            teacher,
-            data.train,
-            config=recipe.finetune,
-            validation=data.validation,
-            checkpoint=out / CHECKPOINT.format("qat"),
-            resume=resume,
-        )
-    return decode(Summary, json.loads(processes().from_first(bytes)))
-
-
-def _share_models(models: dict[str, Graph]) -> None:
-    """Hand the models to the other processes; nothing where there is nothing to train."""
-    for name in MODELS if processes().world > 1 else ():
-        graph = models.get(name)
-        content = b"" if graph is None else to_model(graph).SerializeToString()
-        processes().from_first(lambda content=content: content)  # type: ignore[misc]
-
-
-def _shared(summary: Summary) -> Summary:
-    """The summary, which the other processes wait for."""
-    processes().from_first(lambda: json.dumps(encode(summary)).encode())
-    return summary
+def _graph_of(control: Finetuned | None) -> dict[str, Graph]:
+    return {} if control is None else {CONTROL: write_back(control.module)}
 
 
 def _stop_if_interrupted(tuned: Finetuned, folder: RunFolder) -> None:

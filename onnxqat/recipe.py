@@ -11,6 +11,7 @@ from pathlib import Path
 
 from onnxqat.calibration.config import CalibrationConfig
 from onnxqat.config_file import DataSource, read_config
+from onnxqat.core.errors import ConfigError
 from onnxqat.placement.config import PlacementConfig
 from onnxqat.training.config import FinetuneConfig
 
@@ -26,6 +27,33 @@ class DataRoles:
     """Chooses the best checkpoint; None: the first samples of `train`, which are trained on too."""
     test: DataSource | None = None
     """What the table reports; None: no accuracy is reported."""
+
+    def __post_init__(self) -> None:
+        """Refuse to report on what the best step was chosen by.
+
+        Raises:
+            ConfigError: `validation` and `test` have samples in common.
+        """
+        if self.test is not None and _overlap(self.validation, self.test):
+            raise ConfigError(
+                f"[data.validation] and [data.test] share samples of '{self.test.source}'",
+                fix="part them by start and samples: what chooses the best step would flatter it",
+            )
+
+    def seen_before_test(self) -> tuple[str, ...]:
+        """Roles with samples that are also reported on, known by their source and range."""
+        roles = {"calibration": self.calibration, "train": self.train or self.calibration}
+        if self.test is None:
+            return ()
+        return tuple(name for name, source in roles.items() if _overlap(source, self.test))
+
+
+def _overlap(one: DataSource | None, other: DataSource) -> bool:
+    """Whether both name the same source, and ranges of it that meet."""
+    if one is None or one.source != other.source:
+        return False
+    first, last = sorted((one, other), key=lambda source: source.start)
+    return first.samples is None or first.start + first.samples > last.start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +92,9 @@ class Recipe:
     placement: PlacementConfig = field(default_factory=PlacementConfig)
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    control: bool = False
+    """Train the FP32 model alike, to see what more training alone does. Only a loss with labels, or
+    one of your own, can gain by it; it takes as long as the training itself."""
     build: BuildConfig = field(default_factory=BuildConfig)
     budget: Budget = field(default_factory=Budget)
 

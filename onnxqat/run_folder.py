@@ -7,6 +7,7 @@ Every file is written whole or not at all.
     ptq.onnx   qat.onnx                     after calibration; after fine-tuning
     history.json  history.csv  tensorboard/ the training; the table is written while it goes
     stages.json  qat.checkpoint             what --resume goes on from; the latter until the end
+    control.onnx  control.history.csv       with a control: FP32 after the same training
     comparison.json                         PTQ and QAT against FP32 on the test data
     {fp32,ptq,qat}.engine  *.engine.json    the compiled engines, and what each is made of
     inner_errors.json  distributions.json   the same, tensor by tensor; what the quantizers meet
@@ -81,6 +82,10 @@ class RunFolder:
     def checkpoint_path(self, name: str) -> Path:
         """Where the training of a model is kept while it goes on."""
         return self.path / CHECKPOINT.format(name)
+
+    def history_path(self, name: str) -> Path:
+        """Where the table of a training is written while it goes on."""
+        return self.path / ("history.csv" if name == "qat" else f"{name}.history.csv")
 
     def is_done(self, stage: str, key: str) -> bool:
         """Whether the stage's artefacts are there, made of what the key stands for."""

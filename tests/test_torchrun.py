@@ -19,6 +19,7 @@ from tests.support.nets import write_net
 HERE = Path(__file__).parents[1]
 RECIPE = """
 model = "net.onnx"
+control = true
 [data.calibration]
 source = "data.npz"
 samples = 256
@@ -91,6 +92,8 @@ def test_two_processes_train_what_one_trains(folder):
     done = torchrun(folder, "--out", str(folder / "two"))
     assert done.returncode == 0, done.stderr
     require_close(folder / "two", folder / "alone")
+    start, control = values(folder / "two", "fp32"), values(folder / "two", "control")
+    assert all(np.array_equal(start[name], control[name]) for name in start), "nothing to learn"
     assert done.stdout.count("agreement with FP32") == 1, "one process alone prints"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +26,14 @@ def run(
     /,
     *,
     out: Folder = Path("onnxqat-out"),
+    control: Annotated[
+        bool | None,
+        Parameter(
+            name="--control",
+            help="Train the FP32 model alike, to tell the gain by quantization-aware training from "
+            "that by more training; else as the recipe says.",
+        ),
+    ] = None,
     resume: Resume = False,
     print_every: PrintEvery = 0,
     json: Json = False,
@@ -40,9 +49,13 @@ def run(
     from onnxqat.cli.progress import TrainingProgress
     from onnxqat.pipeline import Watch
     from onnxqat.pipeline import run as run_pipeline
+    from onnxqat.recipe import read_recipe
     from onnxqat.report.console import summary_table
     from onnxqat.training.distributed import joined
 
+    chosen = read_recipe(recipe)
+    if control is not None:
+        chosen = replace(chosen, control=control)
     with TrainingProgress(print_every=print_every) as progress, joined() as processes:
         watch = Watch(
             on_stage=lambda stage: show.log(f"{stage} …"),
@@ -51,7 +64,7 @@ def run(
             on_step=progress.show,
         )
         out = make_folder(out) if processes.is_first else out
-        summary = run_pipeline(recipe, out, resume=resume, watch=watch)
+        summary = run_pipeline(chosen, out, resume=resume, watch=watch)
     if not processes.is_first:
         return 0
     show.result(summary, as_json=json, table=summary_table(summary))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from onnxqat.core.interval import Interval
+
 
 @dataclass(frozen=True)
 class ModelRow:
     """One model of the run. None where a thing was not measured."""
 
     name: str
-    """FP32, PTQ or QAT."""
+    """FP32, PTQ, QAT or CONTROL: the FP32 model after the same training as QAT."""
     metric: float | None
     """Task metric, 0 to 1."""
     agreement: float | None
@@ -24,6 +26,21 @@ class ModelRow:
     activation_bytes: int | None
     """Bytes of activations that the compiled layers read and write."""
     file_bytes: int
+    metric_interval: Interval | None = None
+    """Where the metric lies, 95 % sure, were there endless samples."""
+    agreement_interval: Interval | None = None
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What the training did to one model."""
+
+    model: str
+    start: str
+    metric: float | None
+    """The model's task metric less that of its start, -1 to 1."""
+    sqnr_db: float | None
+    """The same of the worst output's ratio in dB; None where the start is FP32 itself."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +81,8 @@ class Summary:
     """Sentences that the reader of the table has to know."""
     budget: tuple[BudgetCheck, ...] = ()
     """What the recipe asks for; nothing where it has no budget."""
+    gains: tuple[Gain, ...] = ()
+    """Of QAT over PTQ and, with a control, of more training of FP32 alone over FP32."""
 
     @property
     def is_within_budget(self) -> bool:

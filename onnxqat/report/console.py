@@ -16,9 +16,17 @@ from onnxqat.core.finding import Finding, Severity
 from onnxqat.core.operators import Operator, OperatorUse
 from onnxqat.core.plan import QuantPlan
 from onnxqat.core.precision import HEAVY_OPS, Precision, count_in
-from onnxqat.core.summary import ModelRow, Summary
+from onnxqat.core.summary import Gain, ModelRow, Summary
 from onnxqat.placement.explain import Explanation
-from onnxqat.report.numbers import NOTHING, decibel, megabytes, percent, share
+from onnxqat.report.numbers import (
+    NOTHING,
+    decibel,
+    megabytes,
+    percent,
+    percent_within,
+    points,
+    share,
+)
 
 _COLOURS = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
 
@@ -33,8 +41,18 @@ def summary_table(summary: Summary) -> RenderableType:
             label.format(metric=summary.metric or "metric"), *(cell(row) for row in summary.rows)
         )
     times = "  ".join(f"{time.stage} {time.seconds:.1f} s" for time in summary.times)
+    gains = [
+        Text(f"gain of {gain.model} over {gain.start}: {_gained(gain)}") for gain in summary.gains
+    ]
     notes = [Text(f"• {note}") for note in summary.notes]
-    return Group(table, Text(f"times: {times}", style="dim"), *notes)
+    return Group(table, *gains, Text(f"times: {times}", style="dim"), *notes)
+
+
+def _gained(gain: Gain) -> str:
+    told = [] if gain.metric is None else [points(gain.metric)]
+    if gain.sqnr_db is not None:
+        told.append(f"{gain.sqnr_db:+.1f} dB".replace("-", "−"))
+    return ", ".join(told) or "not measured"
 
 
 def _int8_share(row: ModelRow) -> str:
@@ -42,8 +60,8 @@ def _int8_share(row: ModelRow) -> str:
 
 
 _SUMMARY_LINES = (
-    ("{metric}", lambda row: percent(row.metric)),
-    ("agreement with FP32", lambda row: percent(row.agreement)),
+    ("{metric}", lambda row: percent_within(row.metric, row.metric_interval)),
+    ("agreement with FP32", lambda row: percent_within(row.agreement, row.agreement_interval)),
     ("SQNR against FP32", lambda row: decibel(row.sqnr_db)),
     ("Conv/Gemm/MatMul in INT8", _int8_share),
     ("activations, compiled", lambda row: megabytes(row.activation_bytes)),

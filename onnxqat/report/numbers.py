@@ -13,6 +13,19 @@ def percent(value: float | None) -> str:
     return NOTHING if value is None else f"{100 * value:.1f} %"
 
 
+def percent_within(value: float | None, interval: tuple[float, float] | None) -> str:
+    """A share and where it lies, 95 % sure, as `91.5 % (90.1–92.7)`."""
+    if value is None or interval is None:
+        return percent(value)
+    low, high = (100 * bound for bound in interval)
+    return f"{percent(value)} ({low:.1f}–{high:.1f})"
+
+
+def points(value: float) -> str:
+    """A difference of shares as `+0.5 points`."""
+    return f"{100 * value:+.1f} points".replace("-", "−")
+
+
 def megabytes(value: int | None) -> str:
     """Bytes as `1.991 MB`."""
     return NOTHING if value is None else f"{value / MEGA:.3f} MB"

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import isfinite
 
 from onnxqat.core.comparison import Comparison
 from onnxqat.core.engine_plan import EnginePlan
 from onnxqat.core.finding import Finding
+from onnxqat.core.interval import Interval, wilson
 from onnxqat.core.precision import HEAVY_OPS, Precision, count_in, node_precisions
-from onnxqat.core.summary import BudgetCheck, ModelRow, StageTime, Summary
+from onnxqat.core.summary import BudgetCheck, Gain, ModelRow, StageTime, Summary
 from onnxqat.graph import Graph
 from onnxqat.recipe import Budget, Recipe
 from onnxqat.training import Finetuned
 
 MODELS = ("FP32", "PTQ", "QAT")
+CONTROL = "CONTROL"
+"""The FP32 model after the same training: what more training does without quantization."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ class Evidence:
     engines: Engines
     findings: tuple[Finding, ...]
     file_bytes: Mapping[str, int]
+    control: Finetuned | None = None
+    """The FP32 model after the same training, where that was asked for."""
 
 
 def summarize(recipe: Recipe, evidence: Evidence, times: tuple[StageTime, ...]) -> Summary:
@@ -48,11 +54,31 @@ def summarize(recipe: Recipe, evidence: Evidence, times: tuple[StageTime, ...]) 
         metric=comparison.metric if comparison is not None else None,
         samples=comparison.samples if comparison is not None else 0,
         target=f"{plan.backend} {plan.target}" if plan is not None else None,
-        rows=tuple(_row(name, evidence) for name in MODELS),
+        rows=tuple(_row(name, evidence) for name in (*MODELS, *_controls(evidence))),
         times=times,
-        notes=_notes(evidence),
+        notes=_notes(evidence, recipe),
         budget=tuple(_checks(recipe.budget, comparison)),
+        gains=tuple(_gains(evidence)),
     )
+
+
+def _controls(evidence: Evidence) -> tuple[str, ...]:
+    return (CONTROL,) if evidence.control is not None else ()
+
+
+def _gains(evidence: Evidence) -> Iterator[Gain]:
+    """What the training did, to each model that was trained."""
+    found = evidence.comparisons
+    if "QAT" in found and "PTQ" in found:
+        decibels = found["QAT"].sqnr_db - found["PTQ"].sqnr_db
+        lost = [_metric_lost(found[name]) for name in ("PTQ", "QAT")]
+        yield Gain("QAT", "PTQ", _difference(*lost), decibels if isfinite(decibels) else None)
+    if CONTROL in found:
+        yield Gain(CONTROL, "FP32", _difference(0.0, _metric_lost(found[CONTROL])), None)
+
+
+def _difference(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a - b
 
 
 def _checks(budget: Budget, found: Comparison | None) -> Iterator[BudgetCheck]:
@@ -79,6 +105,8 @@ def _row(name: str, evidence: Evidence) -> ModelRow:
     return ModelRow(
         name=name,
         **_accuracy(name, evidence.comparisons),
+        metric_interval=_interval("metric", name, evidence.comparisons),
+        agreement_interval=_interval("agreement", name, evidence.comparisons),
         int8_nodes=_int8_nodes(plan, heavy) if plan is not None else None,
         heavy_nodes=len(heavy),
         activation_bytes=plan.activation_bytes if plan is not None else None,
@@ -103,12 +131,24 @@ def _accuracy(name: str, comparisons: Mapping[str, Comparison]) -> dict[str, flo
     }
 
 
-def _notes(evidence: Evidence) -> tuple[str, ...]:
+def _interval(share: str, name: str, comparisons: Mapping[str, Comparison]) -> Interval | None:
+    """How sure a share is. The metric is one: it counts right top-1 classes."""
+    samples = next((comparison.samples for comparison in comparisons.values()), 0)
+    return wilson(_accuracy(name, comparisons)[share], samples)
+
+
+def _notes(evidence: Evidence, recipe: Recipe) -> tuple[str, ...]:
     """What the reader of the table has to know."""
     tuned, engines = evidence.tuned, evidence.engines
     notes = list(engines.refusals)
     if not evidence.comparisons:
         notes.append("no [data.test] in the recipe, so no accuracy was measured")
+    notes += [
+        f"samples of [data.test] are also in [data.{role}]: the table flatters"
+        for role in recipe.data.seen_before_test()
+    ]
+    if evidence.control is not None and evidence.control.best_step == 0:
+        notes.append("the control did not learn: without quantization the loss has nothing to mend")
     if tuned.best_step == 0:
         notes.append("no step of the training was better than its start: QAT is PTQ, unchanged")
     if tuned.stopped == "non-finite":
