@@ -195,14 +195,21 @@ def test_bad_usage_says_where_the_help_is(capsys, arguments):
     assert_refused(capsys, run(*arguments), "--help")
 
 
+@pytest.fixture
+def heeds_ctrl_c():
+    """A shell that runs the tests in the background makes them, and what they start, ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_ctrl_c")
 def test_ctrl_c_in_training_keeps_the_best_so_far(tmp_path, net):
     qdq, out = tmp_path / "qdq.onnx", tmp_path / "qat.onnx"
     assert run("quantize", net[0], "--data", net[1], "-o", qdq) == 0
     command = [sys.executable, "-m", "onnxqat", "finetune", qdq, "--teacher", net[0]]
     command += ["--data", net[1], "-o", out, "--steps", "100000", "--print-every", "1"]
-    with subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c
-    ) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         seen = wait_for_line(process.stderr, "step 5/")
         process.send_signal(signal.SIGINT)
@@ -212,11 +219,6 @@ def test_ctrl_c_in_training_keeps_the_best_so_far(tmp_path, net):
     assert str(out) in seen
     assert "Traceback" not in seen
     onnx.checker.check_model(str(out))
-
-
-def heed_ctrl_c() -> None:
-    """A shell that runs the tests in the background makes its children ignore Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_for_line(stream, fragment: str) -> str:
