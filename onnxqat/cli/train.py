@@ -73,6 +73,27 @@ def finetune(
         ),
     ] = "mse",
     batch_size: BatchSize = 32,
+    schedule: Annotated[
+        Literal["cosine", "step"],
+        Parameter(
+            name="--schedule", help="How the rate falls: a half cosine, or to a tenth in steps."
+        ),
+    ] = "cosine",
+    average: Annotated[
+        float | None,
+        Parameter(
+            name="--average",
+            help="Hand out a running average of the parameters that keeps this share of itself in "
+            "each step, as 0.99.",
+        ),
+    ] = None,
+    precision: Annotated[
+        Literal["float32", "bfloat16"],
+        Parameter(
+            name="--precision",
+            help="What layers compute in while training; fake quantization stays in float32.",
+        ),
+    ] = "float32",
     patience: Annotated[
         int | None,
         Parameter(name="--patience", help="Stop after so many validations without a gain."),
@@ -120,6 +141,9 @@ def finetune(
         scales=scales,
         loss=loss,
         batch_size=batch_size,
+        schedule=schedule,
+        average=average,
+        precision=precision,
         patience=patience,
         checkpoint_minutes=checkpoint_minutes,
         fallback=fallback,

@@ -43,7 +43,18 @@ class FinetuneConfig:
     momentum: float = 0.9
     """Of `sgd`."""
     warmup: float = 0.05
-    """Share of the steps in which the rate rises linearly; then it falls along a half cosine."""
+    """Share of the steps in which the rate rises linearly; then it falls as `schedule` says."""
+    schedule: Literal["cosine", "step"] = "cosine"
+    """How the rate falls: along a half cosine, or to a tenth every `drop_epochs`."""
+    drop_epochs: float = 10.0
+    """Passes over the training data between two drops of the `step` schedule."""
+    scales_first: float = 0.0
+    """Share of the steps, from the first, in which only the scales train."""
+    average: float | None = None
+    """Share (below 1) that the running average of the parameters keeps in each step; it is what is
+    validated and handed out. None: the parameters themselves are."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """What layers compute in while training; fake quantization stays in float32."""
     clip_grad: float | None = 1.0
     """Largest norm of all gradients together; None: no clipping."""
 
@@ -88,9 +99,11 @@ class FinetuneConfig:
         for name in ("lr", "bias_lr", "scale_lr", "weight_decay", "momentum", "workers"):
             _require(self, name, low=0)
         _require(self, "checkpoint_steps", low=1)
-        for name in ("epochs", "checkpoint_minutes", "temperature", "clip_grad"):
+        for name in ("epochs", "checkpoint_minutes", "drop_epochs", "temperature", "clip_grad"):
             _require(self, name, above=0)
-        _require(self, "warmup", low=0, high=1)
+        for name in ("warmup", "scales_first"):
+            _require(self, name, low=0, high=1)
+        _require(self, "average", above=0, high=0.99999)
         if self.steps is not None and self.epochs is not None:
             raise ConfigError("both steps and epochs are given", fix="give one of them")
 

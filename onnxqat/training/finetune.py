@@ -23,7 +23,7 @@ from onnxqat.training.optimizer import choose_rates, make_optimizer
 from onnxqat.training.parameters import Coordinates
 from onnxqat.training.record import Finetuned, OnProgress
 from onnxqat.training.resume import put_back
-from onnxqat.training.schedule import count_steps
+from onnxqat.training.schedule import count_steps, make_schedule
 from onnxqat.training.sharding import Share
 from onnxqat.training.start import start_from_teacher
 from onnxqat.training.targets import choose_targets, weight_bits
@@ -87,7 +87,7 @@ def finetune(
             student,
             held_out,
             config=config,
-            steps=count_steps(config, data.size),
+            samples=data.size,
             on_progress=on_progress,
             checkpoint=kept,
         )
@@ -130,10 +130,12 @@ def _prepare(
     held_out: HeldOut,
     *,
     config: FinetuneConfig,
-    steps: int,
+    samples: int | None,
     on_progress: OnProgress | None,
     checkpoint: Checkpoint | None,
 ) -> Loop:
+    steps = count_steps(config, samples)
+    schedule = make_schedule(config, steps=steps, samples=samples)
     facts = held_out.observe()
     loss = make_loss(config, facts)
     start_from_teacher(student, held_out.teacher)
@@ -153,6 +155,7 @@ def _prepare(
         validate=lambda: held_out.validate(student, loss, facts),
         device=held_out.loader.device,
         on_progress=on_progress,
+        schedule=schedule,
         checkpoint=checkpoint,
         processes=held_out.processes,
     )

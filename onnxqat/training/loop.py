@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from onnxqat.bridge import OnnxModule
+from onnxqat.training.average import Average
 from onnxqat.training.batches import BEGINNING, Position, StepData, TensorBatch
 from onnxqat.training.checkpoint import Checkpoint
 from onnxqat.training.config import FinetuneConfig
@@ -23,7 +25,6 @@ from onnxqat.training.parameters import Coordinates
 from onnxqat.training.record import OnProgress, StepRecord, Stopped, Validation
 from onnxqat.training.resume import capture
 from onnxqat.training.run import run_module
-from onnxqat.training.schedule import rate_factor
 from onnxqat.training.snapshot import Snapshot
 from onnxqat.training.targets import Targets
 
@@ -56,11 +57,15 @@ class Loop:
     validate: Callable[[], Validation]
     on_progress: OnProgress | None
     device: torch.device
+    schedule: Callable[[int], float]
+    """Step -> the factor on every rate."""
     checkpoint: Checkpoint | None = None
     """Where to keep the run, and when."""
     processes: Processes = ALONE
     """Those that share the steps; all hold the same parameters."""
     best: Snapshot = field(init=False)
+    average: Average | None = field(init=False, default=None)
+    """Of the parameters, where that is what is validated."""
     history: list[StepRecord] = field(default_factory=list)
     origin: str | None = None
     """Where a number was first not finite."""
@@ -77,6 +82,8 @@ class Loop:
 
     def __post_init__(self) -> None:
         self.best = Snapshot.take(self.targets.changing, step=0, loss=math.inf)
+        if self.config.average is not None:
+            self.average = Average(self.targets, self.config.average)
 
     @property
     def seconds(self) -> float:
@@ -105,7 +112,8 @@ class Loop:
             if self._is_stuck():
                 return "early"
             step = self.step + 1
-            set_rates(self.optimizer, self._factor(step))
+            only_scales = step <= round(self.config.scales_first * self.steps)
+            set_rates(self.optimizer, self._factor(step), only_scales=only_scales)
             self._take(step, next(data))
             self.step = step
             is_due = step % every == 0 or step == self.steps
@@ -127,12 +135,18 @@ class Loop:
         self.optimizer.step()
         self.coordinates.write()
         self.targets.follow()
+        if self.average is not None:
+            self.average.take(step)
         self.position = data.after
 
     def _backward(self, batch: TensorBatch, share: float) -> Tensor:
         with torch.no_grad():
             wanted = run_module(self.teacher, batch.inputs)
-        loss = self.loss(run_module(self.student, batch.inputs), wanted, batch.labels) * share
+        is_half = self.config.precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=is_half):
+            outputs = run_module(self.student, batch.inputs)
+        outputs = {name: output.to(wanted[name].dtype) for name, output in outputs.items()}
+        loss = self.loss(outputs, wanted, batch.labels) * share
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return loss.detach()
 
@@ -207,11 +221,12 @@ class Loop:
 
     def _judge(self, step: int) -> tuple[Validation, bool]:
         """Validate, and keep the parameters if they are the best so far."""
-        validation = self.validate()
-        is_best = validation.loss < self.best.loss
-        if is_best:
-            self.best = Snapshot.take(self.targets.changing, step=step, loss=validation.loss)
-        elif not validation.loss <= SETBACK * self.best.loss:
+        with contextlib.nullcontext() if self.average is None else self.average.in_place():
+            validation = self.validate()
+            is_best = validation.loss < self.best.loss
+            if is_best:
+                self.best = Snapshot.take(self.targets.changing, step=step, loss=validation.loss)
+        if not is_best and not validation.loss <= SETBACK * self.best.loss:
             self._step_back()
         return validation, is_best
 
@@ -220,6 +235,8 @@ class Loop:
         self.best.restore(self.targets.changing)
         self.coordinates.read()
         self.optimizer.state.clear()
+        if self.average is not None:
+            self.average.restart()
         self.shortened *= SHORTENING
 
     def _record(
@@ -240,8 +257,7 @@ class Loop:
             self.on_progress(record)
 
     def _factor(self, step: int) -> float:
-        factor = rate_factor(step, steps=self.steps, warmup=self.config.warmup)
-        return factor * self.shortened
+        return self.schedule(step) * self.shortened
 
 
 class _NotFiniteError(Exception):

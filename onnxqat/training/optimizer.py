@@ -65,6 +65,7 @@ def make_optimizer(config: FinetuneConfig, coordinates: Coordinates, rates: Rate
             "params": leaves,
             "lr": rates.of(kind),
             "recommended": rates.of(kind),
+            "is_scale": kind.is_scale,
             "weight_decay": config.weight_decay if kind is Kind.WEIGHT else 0.0,
         }
         for kind in Kind
@@ -75,10 +76,11 @@ def make_optimizer(config: FinetuneConfig, coordinates: Coordinates, rates: Rate
     return AdamW(groups, eps=1e-12)
 
 
-def set_rates(optimizer: Optimizer, factor: float) -> None:
-    """Every group's rate, as a factor on where it started."""
+def set_rates(optimizer: Optimizer, factor: float, *, only_scales: bool = False) -> None:
+    """Every group's rate, as a factor on where it started; 0 for what is not to move."""
     for group in optimizer.param_groups:
-        group["lr"] = group["recommended"] * factor
+        moves = group["is_scale"] or not only_scales
+        group["lr"] = group["recommended"] * factor if moves else 0.0
 
 
 def clip(coordinates: Coordinates, largest: float | None) -> Tensor | None:

@@ -36,6 +36,7 @@ def capture(loop: Loop) -> Saved:
         **_numbered("value", loop.targets.changing),
         **_numbered("coordinate", loop.coordinates.all),
         **_numbered("best", loop.best.values),
+        **_numbered("average", loop.average.values if loop.average is not None else ()),
         **_optimizer_tensors(loop.optimizer),
         CPU_RANDOM: torch.get_rng_state(),
     }
@@ -56,6 +57,8 @@ def put_back(loop: Loop, saved: Saved) -> None:
     best = tuple(torch.empty_like(value) for value in loop.best.values)
     _copy("best", tensors, best)
     loop.best = Snapshot(progress.best_step, progress.best_loss, best)
+    if loop.average is not None:
+        _copy("average", tensors, loop.average.values)
     _fill_optimizer(loop.optimizer, tensors)
     _set_host_random(progress.random)
     torch.set_rng_state(tensors[CPU_RANDOM])

@@ -58,8 +58,9 @@ def without_times(tuned: Finetuned) -> list[StepRecord]:
         replace(QUICK, lr=0.5, scale_lr=0.5, clip_grad=None, validate_every=2),
         replace(QUICK, micro_batch=12),
         replace(QUICK, batch_size=96),
+        replace(QUICK, average=0.9, scales_first=0.3, schedule="step", drop_epochs=1),
     ],
-    ids=["adamw", "sgd", "after setbacks", "micro-batches", "in the middle of an epoch"],
+    ids=["adamw", "sgd", "after setbacks", "micro-batches", "in the middle of an epoch", "average"],
 )
 def test_a_resumed_run_equals_the_uninterrupted_one_to_the_bit(tmp_path, config) -> None:
     whole = train(tmp_path / "whole", config)

@@ -260,3 +260,54 @@ def test_a_rate_of_the_users_moves_the_others_in_the_recommended_ratio() -> None
     rates = choose_rates(FinetuneConfig(lr=2 * recommended.weight), bits=8)
     assert rates.weight_scale == pytest.approx(2 * recommended.weight_scale)
     assert rates.bias == pytest.approx(2 * recommended.bias)
+
+
+def test_at_first_only_the_scales_train_where_that_is_asked_for() -> None:
+    student, teacher = student_and_teacher("w4a8")
+    seen: dict[int, dict[str, np.ndarray]] = {}
+    config = replace(QUICK, steps=10, scales_first=0.5, validate_every=10)
+
+    def keep(record: StepRecord) -> None:
+        seen[record.step] = values_of(student)
+
+    finetune(student, teacher, Images(), config=config, on_progress=keep)
+
+    def moved(first: int, last: int) -> set[bool]:
+        before, after = seen[first], seen[last]
+        return {is_scale(n) for n in before if not np.array_equal(before[n], after[n])}
+
+    assert moved(0, 5) == {True}
+    assert moved(5, 6) == {True, False}
+
+
+def test_the_average_handed_out_is_that_of_the_steps() -> None:
+    student, teacher = student_and_teacher()
+    name, seen = "inner_b", []
+    config = replace(QUICK, steps=12, average=0.5, validate_every=12, lr=0.02)
+    start = values_of(student)[name]
+
+    def keep(record: StepRecord) -> None:
+        seen.append(values_of(student)[name])
+
+    tuned = finetune(student, teacher, Images(), config=config, on_progress=keep)
+    expected = start.astype(np.float64)
+    for step, value in enumerate(seen[1:], start=1):
+        keeping = min(0.5, step / (step + 9))
+        expected = keeping * expected + (1 - keeping) * value
+    handed_out = values_of(tuned.module)[name]
+    assert tuned.best_step == 12
+    np.testing.assert_allclose(handed_out, expected, rtol=1e-5, atol=1e-7)
+    assert not np.array_equal(handed_out, seen[-1])
+
+
+def test_half_precision_trains_what_full_precision_trains_but_for_rounding() -> None:
+    def train(precision: str) -> dict[str, np.ndarray]:
+        student, teacher = student_and_teacher("w4a8")
+        config = replace(QUICK, precision=precision)
+        tuned = finetune(student, teacher, Images(), config=config, validation=HELD_OUT)
+        assert tuned.best_step > 0
+        return values_of(tuned.module)
+
+    full, half = train("float32"), train("bfloat16")
+    assert all(values.dtype == np.float32 for values in half.values())
+    assert not all(np.array_equal(full[name], half[name]) for name in full)

@@ -4,7 +4,7 @@ import pytest
 
 from onnxqat.core.errors import ConfigError
 from onnxqat.training.config import FinetuneConfig
-from onnxqat.training.schedule import count_steps, rate_factor
+from onnxqat.training.schedule import count_steps, make_schedule, rate_factor
 
 
 def test_the_rate_rises_linearly_and_then_falls_along_a_half_cosine() -> None:
@@ -16,6 +16,18 @@ def test_the_rate_rises_linearly_and_then_falls_along_a_half_cosine() -> None:
 
 def test_without_warm_up_the_first_step_has_the_full_rate() -> None:
     assert rate_factor(1, steps=5, warmup=0.0) == 1.0
+
+
+def test_the_step_schedule_falls_to_a_tenth_every_so_many_epochs() -> None:
+    config = FinetuneConfig(schedule="step", drop_epochs=1.5, batch_size=8, warmup=0.0)
+    schedule = make_schedule(config, steps=8, samples=16)  # 3 steps are 1.5 epochs
+    expected = [1, 1, 1, 0.1, 0.1, 0.1, 0.01, 0.01]
+    assert [schedule(step) for step in range(1, 9)] == pytest.approx(expected)
+
+
+def test_a_step_schedule_over_data_of_unknown_size_is_refused() -> None:
+    with pytest.raises(ConfigError, match="epochs cannot be counted"):
+        make_schedule(FinetuneConfig(schedule="step"), steps=8, samples=None)
 
 
 def test_every_step_moves() -> None:
