@@ -25,7 +25,7 @@ from onnxqat.core.precision import HEAVY_OPS
 from onnxqat.core.spec import PerChannel
 from onnxqat.graph.graph import all_graphs
 from onnxqat.graph.passes.edit import remove_nodes, replace_reads
-from onnxqat.graph.query import producer
+from onnxqat.graph.query import consumers, is_output, producer
 from onnxqat.placement.weights import weight_granularity
 
 Array = NDArray[Any]
@@ -125,7 +125,10 @@ def stands_for_relu(quantizer: gs.Node) -> bool:
 
 
 def _put_relu_back(subject: Subject, quantizer: gs.Node, zero_point: Array) -> None:
-    """A Q whose lowest code stands for 0 cuts off negative values; symmetric codes do not."""
+    """A Q whose lowest code stands for 0 cuts off negative values; symmetric codes do not.
+
+    What only the Q reads was the Relu's output in the float model, and is that again, by name.
+    """
     source = quantizer.inputs[0]
     maker = producer(source)
     if np.any(zero_point != np.iinfo(zero_point.dtype).min) or not subject.is_fed(source):
@@ -133,9 +136,16 @@ def _put_relu_back(subject: Subject, quantizer: gs.Node, zero_point: Array) -> N
     if maker is not None and maker.op in _NOT_NEGATIVE_OPS:
         return
     shape = None if source.shape is None else list(source.shape)
-    output = gs.Variable(subject.names.tensor(f"{source.name}_relu"), source.dtype, shape)
-    relu = gs.Node("Relu", subject.names.node(f"{source.name}_Relu"), {}, [source], [output])
-    nodes = _owner(subject, quantizer).nodes
+    name = source.name
+    node_name = subject.names.node(f"{name}_Relu")
+    owner = _owner(subject, quantizer)
+    if len(consumers(source)) == 1 and not is_output(owner, source):
+        source.name = subject.names.tensor(f"{name}_before_relu")
+    else:
+        name = subject.names.tensor(f"{name}_relu")
+    output = gs.Variable(name, source.dtype, shape)
+    relu = gs.Node("Relu", node_name, {}, [source], [output])
+    nodes = owner.nodes
     nodes.insert(next(i for i, node in enumerate(nodes) if node is quantizer), relu)
     quantizer.inputs[0] = output
 

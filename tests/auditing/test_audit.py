@@ -13,7 +13,7 @@ from onnxqat.core.errors import BuildError, ConfigError
 from onnxqat.core.finding import Severity
 from onnxqat.core.precision import Precision
 from onnxqat.engine import build
-from onnxqat.graph import as_graph
+from onnxqat.graph import as_graph, load
 from tests.support.assets import MODELS, needs_assets
 from tests.support.compile import needs_compiler, precisions
 from tests.support.peer_quantizer import quantize_by_default, quantize_for_tensorrt
@@ -142,6 +142,18 @@ def test_onnxruntime_s_default_file_repaired_compiles_to_int8_and_computes_the_s
     assert precisions(fixed.graph, built) == {Precision.INT8: 20}
     # 255 levels above 0 became 127: half the resolution, the same ranges
     assert 10 * np.log10((before**2).sum() / ((before - after) ** 2).sum()) > 20
+
+
+@needs_assets
+def test_a_relu_that_is_put_back_gives_its_tensor_the_name_that_the_float_model_has(
+    peer_files: dict[str, Path],
+) -> None:
+    rectified = {
+        n.outputs[0].name for n in load(MODELS / "cifar10_resnet20.onnx").nodes if n.op == "Relu"
+    }
+    fixed = fix(peer_files["default"], config=RTX).graph
+    again = {node.outputs[0].name for node in fixed.nodes if node.op == "Relu"}
+    assert again >= rectified
 
 
 @needs_assets
