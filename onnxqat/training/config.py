@@ -53,6 +53,9 @@ class FinetuneConfig:
     average: float | None = None
     """Share (below 1) that the running average of the parameters keeps in each step; it is what is
     validated and handed out. None: the parameters themselves are."""
+    damping: float = 0.0
+    """Share of the way to its code's value that a weight is drawn in each step, rising to this over
+    the run: it brings weights to rest that swing between two codes. 0.02 is a start; 0: none."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """What layers compute in while training; fake quantization stays in float32."""
     clip_grad: float | None = 1.0
@@ -101,7 +104,7 @@ class FinetuneConfig:
         _require(self, "checkpoint_steps", low=1)
         for name in ("epochs", "checkpoint_minutes", "drop_epochs", "temperature", "clip_grad"):
             _require(self, name, above=0)
-        for name in ("warmup", "scales_first"):
+        for name in ("warmup", "scales_first", "damping"):
             _require(self, name, low=0, high=1)
         _require(self, "average", above=0, high=0.99999)
         if self.steps is not None and self.epochs is not None:

@@ -20,6 +20,7 @@ from onnxqat.training.distributed import local_cuda, processes
 from onnxqat.training.identity import identity
 from onnxqat.training.loop import Loop
 from onnxqat.training.optimizer import choose_rates, make_optimizer
+from onnxqat.training.oscillation import make_damping
 from onnxqat.training.parameters import Coordinates
 from onnxqat.training.record import Finetuned, OnProgress
 from onnxqat.training.resume import put_back
@@ -156,6 +157,7 @@ def _prepare(
         device=held_out.loader.device,
         on_progress=on_progress,
         schedule=schedule,
+        damping=make_damping(student, targets.trained, share=config.damping, steps=steps),
         checkpoint=checkpoint,
         processes=held_out.processes,
     )

@@ -21,6 +21,7 @@ from onnxqat.training.distributed import Processes
 from onnxqat.training.losses import Loss
 from onnxqat.training.optimizer import clip, set_rates
 from onnxqat.training.origin import origin_of_gradient, origin_of_loss
+from onnxqat.training.oscillation import Damping
 from onnxqat.training.parameters import Coordinates
 from onnxqat.training.record import OnProgress, StepRecord, Stopped, Validation
 from onnxqat.training.resume import capture
@@ -59,6 +60,8 @@ class Loop:
     device: torch.device
     schedule: Callable[[int], float]
     """Step -> the factor on every rate."""
+    damping: Damping | None = None
+    """Of weights that swing between codes."""
     checkpoint: Checkpoint | None = None
     """Where to keep the run, and when."""
     processes: Processes = ALONE
@@ -134,6 +137,9 @@ class Loop:
             self._require_finite(loss, norm)
         self.optimizer.step()
         self.coordinates.write()
+        if self.damping is not None:
+            self.damping.apply(step)
+            self.coordinates.read()
         self.targets.follow()
         if self.average is not None:
             self.average.take(step)

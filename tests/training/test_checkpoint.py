@@ -58,7 +58,7 @@ def without_times(tuned: Finetuned) -> list[StepRecord]:
         replace(QUICK, lr=0.5, scale_lr=0.5, clip_grad=None, validate_every=2),
         replace(QUICK, micro_batch=12),
         replace(QUICK, batch_size=96),
-        replace(QUICK, average=0.9, scales_first=0.3, schedule="step", drop_epochs=1),
+        replace(QUICK, damping=0.1, average=0.9, scales_first=0.3, schedule="step", drop_epochs=1),
     ],
     ids=["adamw", "sgd", "after setbacks", "micro-batches", "in the middle of an epoch", "average"],
 )
