@@ -102,6 +102,11 @@ class IndexedDataset:
         if samples is not None:
             items = items[: -(-samples // feed) if feed is not None else samples]
         if feed is None and self._layout.fixed is not None:
+            if len(items) < step:
+                raise DataError(
+                    f"{samples} samples are asked for, fewer than the model's fixed batch of {step}",
+                    fix="ask for more samples, or give a model with a dynamic batch",
+                )
             items = items[: len(items) - len(items) % step]
         return (items[start : start + step] for start in range(0, len(items), step))
 

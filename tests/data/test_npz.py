@@ -80,6 +80,12 @@ def test_less_data_than_one_fixed_batch_is_an_error(ten: Path) -> None:
         opened(ten, InputSpec("x", "float32", (16, 2, 3)))
 
 
+def test_fewer_samples_asked_for_than_one_fixed_batch_is_an_error(ten: Path) -> None:
+    data = opened(ten, InputSpec("x", "float32", (4, 2, 3)))
+    with pytest.raises(DataError, match="3 samples are asked for, fewer than .* batch of 4"):
+        next(data.batches(64, samples=3))
+
+
 def test_an_array_with_one_dimension_more_is_one_feed_a_row(tmp_path: Path) -> None:
     feeds = np.stack([numbered(2, start=2 * i) for i in range(5)])
     data = opened(write_npz(tmp_path / "a.npz", x=feeds), InputSpec("x", "float32", (2, 2, 3)))
