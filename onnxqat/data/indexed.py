@@ -104,7 +104,8 @@ class IndexedDataset:
         if feed is None and self._layout.fixed is not None:
             if len(items) < step:
                 raise DataError(
-                    f"{samples} samples are asked for, fewer than the model's fixed batch of {step}",
+                    f"{samples} samples are asked for, fewer than the model's fixed batch of"
+                    f" {step}",
                     fix="ask for more samples, or give a model with a dynamic batch",
                 )
             items = items[: len(items) - len(items) % step]
