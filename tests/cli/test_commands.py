@@ -15,6 +15,7 @@ from onnxqat.cli.main import main
 from onnxqat.core.codec import decode
 from onnxqat.core.comparison import Comparison
 from onnxqat.core.engine_plan import EnginePlan
+from onnxqat.core.errors import ConfigError
 from onnxqat.core.plan import QuantPlan
 from onnxqat.core.spec import QuantDtype
 from tests.support.nets import write_net
@@ -171,6 +172,28 @@ def test_finetune_improves_on_what_it_starts_from(capsys, tmp_path):
         ).sqnr_db
 
     assert error(out) > error(ptq) + 1
+
+
+def test_finetune_does_not_overwrite_an_unfinished_run_and_goes_on_with_it(
+    files, capsys, tmp_path, monkeypatch
+):
+    out, data = tmp_path / "qat.onnx", files["data"]
+    command = ["finetune", str(files["qdq"]), "--teacher", str(files["model"])]
+    command += ["--data", str(data), "-o", str(out), "--steps", "6", "--checkpoint-minutes", "1e-9"]
+
+    def fail(*_: object) -> None:
+        raise ConfigError("cut off")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("onnxqat.bridge.write_back", fail)
+        assert main(command) == 2
+    checkpoint = tmp_path / "qat.onnx.checkpoint"
+    assert checkpoint.exists()
+    assert main(command) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert main([*command, "--resume"]) == 0
+    assert out.exists()
+    assert not checkpoint.exists()
 
 
 def test_every_rule_has_a_page_and_the_list_names_them_all(capsys):
