@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import onnxruntime as ort
 
 Arrays = Mapping[str, NDArray[Any]]
+Activations = dict[str, NDArray[Any]]
+"""Of one batch, for the caller to keep or to empty."""
 
 _SERIALIZABLE = 1 << 30
 """Bytes of weights up to which a model is handed over in memory, which takes two more copies of
@@ -41,7 +43,7 @@ class TensorReader:
             graph, partial(add_outputs, names=self._computed), threads=threads
         )
 
-    def __call__(self, inputs: Arrays) -> Arrays:
+    def __call__(self, inputs: Arrays) -> Activations:
         """The tensors by name, for one batch of inputs.
 
         Raises:

@@ -6,6 +6,7 @@ budget, 2 bad usage or bad input.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -18,6 +19,9 @@ from onnxqat.core.errors import OnnxqatError
 from onnxqat.version import __version__
 
 BAD_INPUT = 2
+GC_THRESHOLD = 50_000
+"""Objects made between two searches for garbage: at Python's 700 a short command spends a twelfth
+of its time on looking through modules and graphs that stay until its end."""
 
 app = App(
     name="onnxqat",
@@ -42,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("onnxqat").addHandler(
         logging.NullHandler()
     )  # the commands show it themselves
+    gc.set_threshold(GC_THRESHOLD)
     try:
         code = app(
             sys.argv[1:] if arguments is None else arguments,
