@@ -76,6 +76,8 @@ def demo(
     *, out: Folder = Path("onnxqat-out/demo"), print_every: PrintEvery = 0, json: Json = False
 ) -> int:
     """Do the whole job on a small model that the package ships: nothing to prepare."""
+    for left in out.glob("*.checkpoint"):  # of a demo that was broken off: it is soon made again
+        left.unlink()
     return run(_shipped("digits"), out=out, print_every=print_every, json=json)
 
 

@@ -57,14 +57,19 @@ def _decode(kind: Any, value: Any) -> Any:
     if origin is tuple and isinstance(value, list):
         return tuple(_decode(get_args(kind)[0], item) for item in value)
     # Python 3.10 calls tuple[int, ...] a type, too, and then cannot ask it.
-    is_class = origin is None and isinstance(kind, type)
-    if is_class and dataclasses.is_dataclass(kind) and isinstance(value, dict):
+    if origin is None and isinstance(kind, type):
+        return _decode_plain(kind, value)
+    raise ConfigError(f"expected {kind}, got {value!r}")
+
+
+def _decode_plain(kind: type, value: Any) -> Any:
+    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
         return _decode_dataclass(kind, value)
-    if is_class and issubclass(kind, Enum):
+    if issubclass(kind, Enum):
         return _decode_enum(kind, value)
     if kind is float and (value in _NOT_FINITE or _is_int(value)):
         return float(value)
-    if is_class and isinstance(value, kind):
+    if isinstance(value, kind):
         return value
     raise ConfigError(f"expected {kind}, got {value!r}")
 

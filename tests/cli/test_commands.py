@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
+from onnxqat.cli import whole
 from onnxqat.cli.main import main
 from onnxqat.core.codec import decode
 from onnxqat.core.comparison import Comparison
@@ -256,3 +257,12 @@ def test_report_names_a_damaged_file_of_a_run(capsys, files, tmp_path, name, tex
     (tmp_path / name).write_text(text)
     assert main(["report", str(tmp_path)]) == 2
     assert f"{name} is damaged" in capsys.readouterr().err
+
+
+def test_a_demo_that_was_broken_off_begins_again(tmp_path, monkeypatch):
+    (tmp_path / "qat.checkpoint").write_bytes(b"half a demo")
+    begun = []
+    monkeypatch.setattr(whole, "run", lambda recipe, **_: begun.append(recipe) or 0)
+    assert main(["demo", "--out", str(tmp_path)]) == 0
+    assert [recipe.parent.name for recipe in begun] == ["digits"]
+    assert not list(tmp_path.iterdir())
