@@ -20,6 +20,9 @@ from tests.support.bridge import (
     runtime,
     torch_outputs,
 )
+from tests.support.runtime import needs_good_oracle
+
+pytestmark = needs_good_oracle
 
 RNG = np.random.default_rng(0)
 Case = tuple[str, int, dict[str, Array], dict[str, Any]]

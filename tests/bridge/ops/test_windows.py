@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from onnxqat.bridge import to_torch
 from onnxqat.core.errors import ModelError
 from tests.support.bridge import assert_agrees, node_model, runtime, torch_outputs
+from tests.support.runtime import needs_good_oracle
 
 SETTINGS = settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True
@@ -103,6 +104,7 @@ def test_max_pool_with_indices(column_major: int, data: st.DataObject) -> None:
     check("MaxPool", feeds, opset=12, outputs=types, storage_order=column_major, **attributes)
 
 
+@needs_good_oracle
 @pytest.mark.parametrize("rank", [1, 2, 3])
 @given(data=st.data(), ceil_mode=st.booleans(), include=st.booleans())
 @SETTINGS
