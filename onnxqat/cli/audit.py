@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from onnxqat.cli import show
 from onnxqat.cli.check import capability_of, shape_of
-from onnxqat.cli.flags import Json
+from onnxqat.cli.flags import Backend, ComputeCapability, Json, Shapes
 from onnxqat.core.files import check_writable
 
 if TYPE_CHECKING:
@@ -66,17 +66,9 @@ def audit(
         bool,
         Parameter(name="--compile", negative="", help="Also compile, and audit the compiled plan."),
     ] = False,
-    backend: Annotated[
-        Literal["auto", "rtx", "tensorrt"],
-        Parameter(name="--backend", help="What --compile compiles with."),
-    ] = "auto",
-    compute_capability: Annotated[
-        str, Parameter(name="--compute-capability", help="GPU generation that rtx compiles for.")
-    ] = "8.9",
-    shapes: Annotated[
-        tuple[str, ...],
-        Parameter(name="--shape", negative="", help="NAME=1x3x224x224 (repeatable)."),
-    ] = (),
+    backend: Backend = "auto",
+    compute_capability: ComputeCapability = "8.9",
+    shapes: Shapes = (),
     data: Annotated[
         str | None,
         Parameter(name="--data", help="Samples to run the model on, as for `onnxqat quantize`."),

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import Parameter
 
 from onnxqat.cli import show
-from onnxqat.cli.flags import BatchSize, Data, Json, Output
+from onnxqat.cli.flags import (
+    Backend,
+    BatchSize,
+    ComputeCapability,
+    Data,
+    Json,
+    Output,
+    Shapes,
+)
 from onnxqat.core.files import check_writable, replacing
 
 
@@ -53,22 +61,9 @@ def build(
     /,
     *,
     output: Output,
-    backend: Annotated[
-        Literal["auto", "rtx", "tensorrt"],
-        Parameter(name="--backend", help="auto: tensorrt where a GPU is, else rtx."),
-    ] = "auto",
-    compute_capability: Annotated[
-        str, Parameter(name="--compute-capability", help="GPU generation that rtx compiles for.")
-    ] = "8.9",
-    shapes: Annotated[
-        tuple[str, ...],
-        Parameter(
-            name="--shape",
-            negative="",
-            help="NAME=1x3x224x224: an input's shape, where more than the batch is dynamic "
-            "(repeatable).",
-        ),
-    ] = (),
+    backend: Backend = "auto",
+    compute_capability: ComputeCapability = "8.9",
+    shapes: Shapes = (),
     json: Json = False,
 ) -> int:
     """Compile an engine; print its kernels, what each node became, and what Q/DQ came to.

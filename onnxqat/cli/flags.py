@@ -41,6 +41,22 @@ Threads = Annotated[
         help="Threads that compute on the CPU; fewer than cores are faster on a shared machine.",
     ),
 ]
+Backend = Annotated[
+    Literal["auto", "rtx", "tensorrt"],
+    Parameter(name="--backend", help="The compiler; auto: tensorrt where a GPU is, else rtx."),
+]
+ComputeCapability = Annotated[
+    str, Parameter(name="--compute-capability", help="GPU generation that rtx compiles for.")
+]
+Shapes = Annotated[
+    tuple[str, ...],
+    Parameter(
+        name="--shape",
+        negative="",
+        help="NAME=1x3x224x224: an input's shape, where more than the batch is dynamic "
+        "(repeatable).",
+    ),
+]
 Device = Annotated[
     Literal["auto", "cpu", "cuda"], Parameter(name="--device", help="Where training runs.")
 ]
