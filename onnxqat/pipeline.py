@@ -23,7 +23,7 @@ from onnxqat.core.calibration import Calibration
 from onnxqat.core.comparison import Comparison
 from onnxqat.core.distribution import Distribution
 from onnxqat.core.engine_plan import EnginePlan
-from onnxqat.core.errors import BuildError, TrainingError
+from onnxqat.core.errors import BuildError
 from onnxqat.core.finding import Finding
 from onnxqat.core.plan import QuantPlan
 from onnxqat.core.summary import StageTime, Summary
@@ -37,7 +37,7 @@ from onnxqat.report.summarize import CONTROL, Engines, Evidence, summarize
 from onnxqat.run_folder import RUN, RunFolder
 from onnxqat.stage_keys import stage_key
 from onnxqat.trainer import Trainer, end
-from onnxqat.training import Finetuned, StepRecord
+from onnxqat.training import Finetuned, StepRecord, interruption
 from onnxqat.training.distributed import processes
 
 INNER_SAMPLES = 64
@@ -127,7 +127,7 @@ def _all_stages(
         folder.save_model("qat", qat)
         folder.save_history(tuned)
 
-    _stop_if_interrupted(tuned, folder)
+    _stop_if_interrupted("qat", tuned, folder)
     control = _control(fp32, trainer, folder, watch) if recipe.control else None
 
     with clock.stage("compare"):
@@ -209,7 +209,7 @@ def _control(fp32: Graph, trainer: Trainer, folder: RunFolder, watch: Watch) -> 
         "control", (fp32, fp32), folder, on_step=watch.on_step, on_finding=_ignore
     )
     folder.save_model("control", write_back(tuned.module))
-    _stop_if_interrupted(tuned, folder)
+    _stop_if_interrupted("control", tuned, folder)
     return tuned
 
 
@@ -217,13 +217,11 @@ def _graph_of(control: Finetuned | None) -> dict[str, Graph]:
     return {} if control is None else {CONTROL: write_back(control.module)}
 
 
-def _stop_if_interrupted(tuned: Finetuned, folder: RunFolder) -> None:
+def _stop_if_interrupted(name: str, tuned: Finetuned, folder: RunFolder) -> None:
     """Ctrl-C means stop; what was gained until then is in the folder."""
     if tuned.stopped == "interrupted":
-        raise TrainingError(
-            f"interrupted at step {tuned.history[-1].step}; the best model so far, of step "
-            f"{tuned.best_step}, is in {folder.model_path('qat')}",
-            fix="go on by --resume, from the last checkpoint",
+        raise interruption(
+            tuned, model=folder.model_path(name), checkpoint=folder.checkpoint_path(name)
         )
 
 

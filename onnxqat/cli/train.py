@@ -126,9 +126,9 @@ def finetune(
     from onnxqat.auditing import audit
     from onnxqat.bridge import to_torch, write_back
     from onnxqat.cli.progress import TrainingProgress
-    from onnxqat.core.errors import ModelError, TrainingError
+    from onnxqat.core.errors import ModelError
     from onnxqat.graph import load, prepare, qdq_pairs, save
-    from onnxqat.training import FinetuneConfig
+    from onnxqat.training import FinetuneConfig, interruption
     from onnxqat.training import finetune as finetune_stage
     from onnxqat.training.distributed import joined
 
@@ -179,11 +179,7 @@ def finetune(
         return 0
     save(write_back(tuned.module), output)
     if tuned.stopped == "interrupted":
-        raise TrainingError(
-            f"interrupted at step {tuned.history[-1].step}; the best model so far, of step "
-            f"{tuned.best_step}, is in {output}",
-            fix="go on by --resume, from the last checkpoint",
-        )
+        raise interruption(tuned, model=output, checkpoint=checkpoint)
     checkpoint.unlink(missing_ok=True)
     if tuned.origin is not None:
         show.log(f"step {tuned.history[-1].step} met a number that is not finite: {tuned.origin}")
@@ -201,6 +197,8 @@ def _checkpoint_of(output: Path, *, resume: bool) -> Path:
             f"there is the checkpoint of an unfinished run, {path}",
             fix="go on with it by --resume, or remove it",
         )
+    if resume and not path.exists():
+        show.log(f"there is no checkpoint {path} to go on from: the run begins at its start")
     return path
 
 

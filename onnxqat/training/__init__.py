@@ -2,6 +2,20 @@
 
 from onnxqat.training.config import FinetuneConfig
 from onnxqat.training.finetune import finetune
-from onnxqat.training.record import Finetuned, OnProgress, StepRecord, Validation
+from onnxqat.training.record import (
+    Finetuned,
+    OnProgress,
+    StepRecord,
+    Validation,
+    interruption,
+)
 
-__all__ = ["FinetuneConfig", "Finetuned", "OnProgress", "StepRecord", "Validation", "finetune"]
+__all__ = [
+    "FinetuneConfig",
+    "Finetuned",
+    "OnProgress",
+    "StepRecord",
+    "Validation",
+    "finetune",
+    "interruption",
+]

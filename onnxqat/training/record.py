@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from onnxqat.bridge import OnnxModule
+from onnxqat.core.errors import TrainingError
 from onnxqat.core.training_record import StepRecord, Validation
 
-__all__ = ["Finetuned", "OnProgress", "StepRecord", "Stopped", "Validation"]
+__all__ = ["Finetuned", "OnProgress", "StepRecord", "Stopped", "Validation", "interruption"]
 
 
 OnProgress = Callable[[StepRecord], None]
@@ -30,3 +32,20 @@ class Finetuned:
     a number of the history's last step is not finite."""
     origin: str | None = None
     """Where a number was first not finite, in words."""
+
+
+def interruption(tuned: Finetuned, *, model: Path, checkpoint: Path) -> TrainingError:
+    """What to tell after Ctrl-C: where the best model so far is, and how to go on.
+
+    Args:
+        tuned: The interrupted run.
+        model: Where its best model was written.
+        checkpoint: Where the run was kept while it went on.
+    """
+    return TrainingError(
+        f"interrupted at step {tuned.history[-1].step}; the best model so far, of step "
+        f"{tuned.best_step}, is in {model}",
+        fix="go on by --resume, from the last checkpoint"
+        if checkpoint.exists()
+        else "run again, from the start: no checkpoint was due yet",
+    )

@@ -217,6 +217,7 @@ def test_ctrl_c_in_training_keeps_the_best_so_far(tmp_path, net):
         assert process.wait(60) == 2, seen
     assert "interrupted at step" in seen
     assert str(out) in seen
+    assert ("go on by --resume" in seen) == out.with_name("qat.onnx.checkpoint").exists()
     assert "Traceback" not in seen
     onnx.checker.check_model(str(out))
 
@@ -226,3 +227,11 @@ def wait_for_line(stream, fragment: str) -> str:
     while fragment not in seen and time.monotonic() < deadline:
         seen += stream.readline()
     return seen
+
+
+def test_resuming_where_nothing_was_begun_is_said(capsys, tmp_path, net):
+    qdq, out = tmp_path / "qdq.onnx", tmp_path / "qat.onnx"
+    assert run("quantize", net[0], "--data", net[1], "-o", qdq) == 0
+    arguments = ["--teacher", net[0], "--data", net[1], "--steps", 1, "--resume"]
+    assert run("finetune", qdq, *arguments, "-o", out) == 0
+    assert "qat.onnx.checkpoint to go on from" in capsys.readouterr().err.replace("\n", "")
