@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
-from onnxqat.bridge import OnnxModule, keep_freed_memory
-from onnxqat.core.errors import ConfigError
+from onnxqat.bridge import OnnxModule
 from onnxqat.data import Dataset
 from onnxqat.data.layout import batch_layout
 from onnxqat.graph import input_specs
 from onnxqat.training.batches import Loader
 from onnxqat.training.checkpoint import Checkpoint
 from onnxqat.training.config import FinetuneConfig
-from onnxqat.training.distributed import local_cuda, processes
+from onnxqat.training.distributed import processes
 from onnxqat.training.identity import identity
 from onnxqat.training.loop import Loop
 from onnxqat.training.optimizer import choose_rates, make_optimizer
@@ -25,6 +23,12 @@ from onnxqat.training.parameters import Coordinates
 from onnxqat.training.record import Finetuned, OnProgress
 from onnxqat.training.resume import put_back
 from onnxqat.training.schedule import count_steps, make_schedule
+from onnxqat.training.setting import (
+    choose_device,
+    on_device,
+    on_threads,
+    require_same_signature,
+)
 from onnxqat.training.sharding import Share
 from onnxqat.training.start import start_from_teacher
 from onnxqat.training.targets import choose_targets, weight_bits
@@ -69,13 +73,13 @@ def finetune(
         TrainingError: There is nothing to train, or the teacher's outputs are not finite.
         DataError: The data does not fit the model.
     """
-    _require_same_signature(student, teacher)
-    device, among = choose_device(config), processes()
+    require_same_signature(student, teacher)
+    device, among = choose_device(config.device), processes()
     axes = batch_layout(input_specs(student.graph)).axes
     loader = Loader(tuple(student.input_names), device, axes)
     kept = _checkpoint(checkpoint, student, teacher, data, validation=validation, config=config)
     cudnn = torch.backends.cudnn.flags(deterministic=True, benchmark=False)
-    with _on_device(device, student, teacher), _on_threads(config.threads), cudnn:
+    with on_device(device, student, teacher), on_threads(config.threads), cudnn:
         held_out = HeldOut(
             data if validation is None else validation,
             loader,
@@ -161,50 +165,3 @@ def _prepare(
         checkpoint=checkpoint,
         processes=held_out.processes,
     )
-
-
-def choose_device(config: FinetuneConfig) -> torch.device:
-    """The device that the config names; auto: CUDA where there is one, one GPU a process.
-
-    Raises:
-        ConfigError: CUDA is asked for and not there.
-    """
-    has_cuda = torch.cuda.is_available()
-    if config.device == "cuda" and not has_cuda:
-        raise ConfigError("there is no CUDA device", fix='use device = "auto" or "cpu"')
-    return local_cuda() if has_cuda and config.device != "cpu" else torch.device("cpu")
-
-
-@contextlib.contextmanager
-def _on_device(device: torch.device, *modules: OnnxModule) -> Iterator[None]:
-    """The modules on a device; afterwards on the CPU again."""
-    if device.type == "cpu":
-        keep_freed_memory()
-    for module in modules:
-        module.to(device)
-    try:
-        yield
-    finally:
-        for module in modules:
-            module.to("cpu")
-
-
-@contextlib.contextmanager
-def _on_threads(threads: int | None) -> Iterator[None]:
-    """So many threads of torch's; afterwards as many as before."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(before if threads is None else threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _require_same_signature(student: OnnxModule, teacher: OnnxModule) -> None:
-    for what in ("input_names", "output_names"):
-        ours, theirs = tuple(getattr(student, what)), tuple(getattr(teacher, what))
-        if ours != theirs:
-            raise ConfigError(
-                f"student and teacher have different {what.replace('_', ' ')}: {ours}, {theirs}",
-                fix="give the FP32 model that the Q/DQ model was made of as the teacher",
-            )

@@ -1,0 +1,44 @@
+"""What the user chose about initialization, in plain types."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from onnxqat.core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class InitializationConfig:
+    """Which stages, in which order, and what they learn from. No stage reads labels."""
+
+    stages: tuple[str, ...] = ()
+    """Names in `STAGES`. One may come twice."""
+    samples: int = 512
+    """Samples that the stages see, drawn by the seed; a quarter of them only judges the stages
+    where no samples of their own are given for that."""
+    batch_size: int = 32
+    """Samples at a time; a fixed batch in the model goes before."""
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int | None = None
+    """Of torch on the CPU; None: torch's choice, every core."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant.
+
+        Raises:
+            ConfigError: A stage is unknown, or a number is below 1.
+        """
+        from onnxqat.initialization.stages import STAGES  # the stages take this config
+
+        for stage in self.stages:
+            if stage not in STAGES:
+                raise ConfigError(
+                    f"unknown initialization stage '{stage}'",
+                    fix=f"choose among: {', '.join(STAGES) or 'none yet'}",
+                )
+        for name in ("samples", "batch_size", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} is {value}", fix="set 1 or more, or leave it out")

@@ -1,0 +1,151 @@
+"""Run the initialization stages on a Q/DQ module, each with its gain."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from onnxqat.bridge import OnnxModule
+from onnxqat.core.stage_gain import StageGain
+from onnxqat.data import Batch, Dataset
+from onnxqat.data.layout import batch_layout
+from onnxqat.graph import input_specs
+from onnxqat.initialization.config import InitializationConfig
+from onnxqat.initialization.context import Context
+from onnxqat.initialization.stages import STAGES
+from onnxqat.training.batches import Loader
+from onnxqat.training.losses import mse
+from onnxqat.training.setting import (
+    choose_device,
+    on_device,
+    on_threads,
+    require_same_signature,
+)
+from onnxqat.training.validation import HeldOut
+
+OnStage = Callable[[StageGain], None]
+
+JUDGING = 4
+"""Every so many-th batch judges the stages, where no samples of their own are given for that."""
+
+
+def initialize(
+    student: OnnxModule,
+    teacher: OnnxModule,
+    data: Dataset,
+    *,
+    config: InitializationConfig,
+    validation: Dataset | None = None,
+    on_stage: OnStage | None = None,
+) -> tuple[StageGain, ...]:
+    """The gain of each stage, in order; the student is changed in place, never for the worse.
+
+    A stage is kept if the worst output's error, on samples that no stage learns from, did not grow
+    by it; else the student is what it was before. Both modules come back on the CPU.
+
+    Args:
+        student: The Q/DQ model.
+        teacher: The FP32 model that it was made of.
+        data: Samples; labels are not read.
+        config: Which stages, and how many samples.
+        validation: Samples to judge the stages by, which must not be the reported ones; None: a
+            quarter of those drawn from `data`.
+        on_stage: Called after each stage.
+
+    Raises:
+        ConfigError: The two models do not fit each other.
+        DataError: The data does not fit the model, or has no sample.
+        TrainingError: The teacher's outputs are not finite.
+    """
+    require_same_signature(student, teacher)
+    device = choose_device(config.device)
+    learn, judge = _drawn(data, config, validation)
+    axes = batch_layout(input_specs(student.graph)).axes
+    loader = Loader(tuple(student.input_names), device, axes)
+    size, samples = config.batch_size, config.samples
+    cudnn = torch.backends.cudnn.flags(deterministic=True, benchmark=False)
+    with on_device(device, student, teacher), on_threads(config.threads), cudnn:
+        batches = tuple(loader.in_order(learn, size, samples))
+        context = Context(student, teacher, batches, config)
+        held_out = HeldOut(judge, loader, teacher, batch_size=size, samples=samples)
+        return tuple(_run(context, _ratio(held_out, student), on_stage))
+
+
+def _run(
+    context: Context, ratio: Callable[[], float], on_stage: OnStage | None
+) -> Iterator[StageGain]:
+    before = ratio()
+    for name in context.config.stages:
+        start = time.perf_counter()
+        state = _values(context.student)
+        STAGES[name](context)
+        after = ratio()
+        is_better = after >= before  # never with a number that is none
+        gain = StageGain(name, before, after, is_better, round(time.perf_counter() - start, 3))
+        if on_stage is not None:
+            on_stage(gain)
+        yield gain
+        if is_better:
+            before = after
+        else:
+            _put_back(context.student, state)
+
+
+def _ratio(held_out: HeldOut, student: OnnxModule) -> Callable[[], float]:
+    """Measures the worst output's signal-to-quantization-noise ratio, in dB."""
+    facts = held_out.observe()
+    loss = mse(facts)
+
+    def ratio() -> float:
+        found = held_out.validate(student, loss, facts).sqnr_db
+        return -math.inf if math.isnan(found) else found
+
+    return ratio
+
+
+@torch.no_grad()
+def _values(student: OnnxModule) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in student.state_dict().items()}
+
+
+@torch.no_grad()
+def _put_back(student: OnnxModule, state: dict[str, Tensor]) -> None:
+    """In place: the quantizers go on sharing their scales."""
+    for name, value in student.state_dict().items():
+        value.copy_(state[name])
+
+
+@dataclass(frozen=True, eq=False)
+class _Kept:
+    """Batches in memory, as a dataset."""
+
+    kept: tuple[Batch, ...]
+    has_labels: bool = False
+
+    @property
+    def size(self) -> int:
+        return sum(map(len, self.kept))
+
+    def batches(
+        self, batch_size: int, *, samples: int | None = None, seed: int | None = None
+    ) -> Iterator[Batch]:
+        return iter(self.kept)
+
+
+def _drawn(
+    data: Dataset, config: InitializationConfig, validation: Dataset | None
+) -> tuple[Dataset, Dataset]:
+    """What the stages learn from, and what judges them: the same only where there is one batch."""
+    known = min(config.samples, data.size or config.samples)
+    size = min(config.batch_size, max(known // JUDGING, 1))
+    drawn = tuple(data.batches(size, samples=config.samples, seed=config.seed))
+    if validation is not None:
+        return _Kept(drawn), validation
+    judging = drawn[::JUDGING]
+    learning = tuple(batch for i, batch in enumerate(drawn) if i % JUDGING)
+    return _Kept(learning or drawn), _Kept(judging)

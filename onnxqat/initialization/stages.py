@@ -1,0 +1,8 @@
+"""The stages by name, in the order in which one would run them all."""
+
+from __future__ import annotations
+
+from onnxqat.initialization.context import Stage
+
+STAGES: dict[str, Stage] = {}
+"""To add one: a function in a file of its own, a line here, a test."""
