@@ -64,6 +64,17 @@ class PlacementFlags:
         LayerPolicy,
         Parameter(name="--last-layer", help="The last Conv, Gemm or MatMul before an output."),
     ] = "quantized"
+    narrow_convs: Annotated[
+        LayerPolicy,
+        Parameter(name="--narrow-convs", help="Convs of fewer than 16 channels in or out."),
+    ] = "quantized"
+    narrow_products: Annotated[
+        LayerPolicy,
+        Parameter(
+            name="--narrow-products",
+            help="Gemm and MatMul of a vector, or of weights with a side shorter than 16.",
+        ),
+    ] = "quantized"
     rules: Annotated[
         Texts,
         _several("--rule", "FILE.py:FUNCTION: a rule of your own, see `onnxqat rule own_rules`"),
@@ -97,6 +108,8 @@ class PlacementFlags:
             exclude_ops=self.exclude_ops,
             first_layer=self.first_layer,
             last_layer=self.last_layer,
+            narrow_convs=self.narrow_convs,
+            narrow_products=self.narrow_products,
             rules=self.rules,
             attention_scores=_SCORES[self.attention_scores],
         )

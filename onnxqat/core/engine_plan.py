@@ -136,6 +136,11 @@ class EnginePlan:
         return sum(layer.activation_bytes for layer in self.layers)
 
     @property
+    def constant_bytes(self) -> int:
+        """Bytes of weights, biases and scales that all layers read."""
+        return sum(view.bytes for layer in self.layers for view in layer.constants)
+
+    @property
     def kernels(self) -> tuple[EngineLayer, ...]:
         """The layers that touch tensors: not the signals and waits between streams."""
         return tuple(layer for layer in self.layers if layer.inputs or layer.outputs)

@@ -38,6 +38,11 @@ MOVES = _COPIES | {"MaxPool", "Resize"}
 """ONNX operators that only move or choose values, so that they run in the quantized type."""
 
 
+LOOPS = frozenset({"GRU", "LSTM", "Loop", "RNN", "Scan"})
+"""ONNX operators that become several kernels and a loop: what each does with an input comes first,
+and the list names the operator behind the last alone."""
+
+
 def with_passages(
     plan: EnginePlan, edges: Iterable[QdqEdge], ops: Mapping[str, str]
 ) -> tuple[QdqEdge, ...]:
@@ -52,8 +57,7 @@ def with_passages(
         ops: Node name -> op type, of the whole file.
     """
     return tuple(
-        replace(edge, passage=_passage(plan, edge, is_move=ops.get(edge.reader) in MOVES))
-        for edge in edges
+        replace(edge, passage=_passage(plan, edge, op=ops.get(edge.reader, ""))) for edge in edges
     )
 
 
@@ -82,15 +86,21 @@ def _is_qdq_alone(layer: EngineLayer, ops: Mapping[str, str]) -> bool:
     return is_pure and not is_multiplying(layer)
 
 
-def _passage(plan: EnginePlan, edge: QdqEdge, *, is_move: bool) -> Passage:
-    """A move in the quantized type needs no DQ: it and the Q behind the move cancel each other."""
+def _passage(plan: EnginePlan, edge: QdqEdge, *, op: str) -> Passage:
+    """A move in the quantized type needs no DQ: it and the Q behind the move cancel each other.
+
+    Args:
+        plan: The compiled plan.
+        edge: The edge.
+        op: The reader's operator.
+    """
     writers = plan.layers_of(edge.q_node) if edge.q_node is not None else ()
     dequantizing = plan.layers_of(edge.dq_node)
-    reading = plan.layers_of(edge.reader)
+    reading = dequantizing if op in LOOPS else plan.layers_of(edge.reader)
     fed = _fed_by(plan, writers) if writers else {x.name for x in plan.kernels if _reads(x)}
     if not writers and not dequantizing:
         return Passage.ABSENT
-    is_moved = is_move and any(layer.name in fed for layer in reading)
+    is_moved = op in MOVES and any(layer.name in fed for layer in reading)
     if is_moved or _is_quantized(reading, dequantizing, fed):
         return Passage.QUANTIZED
     # Where the Q was merged into another, the DQ in the reader's kernel tells that it is there.

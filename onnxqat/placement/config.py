@@ -39,6 +39,9 @@ class Profile:
     """Whether Q/DQ makes a tensor cross in INT8 that pointwise ops alone read (P5, P13)."""
     squeezes_in_int8: bool
     """Whether Q/DQ around a squeeze-and-excitation block saves anything (P11)."""
+    stores_for_recurrence: bool
+    """Whether what an LSTM, GRU or RNN reads is stored in INT8, for all that it computes in float.
+    """
     fused_attention: FusedAttention
 
 
@@ -55,12 +58,14 @@ PROFILES = {
         fuses_before_add=RIDES_ALONG,
         stores_for_pointwise=True,
         squeezes_in_int8=True,
+        stores_for_recurrence=False,
         fused_attention=_ATTENTION,
     ),
     # Measured on TensorRT for RTX 1.7. It runs every INT8 ConvTranspose in float: Q/DQ there only
     # adds kernels. One kernel takes in an activation function and the Add behind it: Q/DQ between
     # them rounds and saves nothing. And it moves a DQ into the kernel that computes the tensor
-    # unless a Conv, Gemm, MatMul or pool reads the INT8 form: the tensor then crosses as float.
+    # unless a Conv, Gemm, MatMul or pool reads the INT8 form: the tensor then crosses as float. A
+    # recurrence is such a product for all steps at once, and then a loop.
     "rtx": Profile(
         "rtx",
         weighted_ops=_WEIGHTED,
@@ -68,6 +73,7 @@ PROFILES = {
         fuses_before_add=RIDES_ALONG | ACTIVATION_FUNCTIONS,
         stores_for_pointwise=False,
         squeezes_in_int8=False,
+        stores_for_recurrence=True,
         fused_attention=_ATTENTION,
     ),
 }
@@ -101,6 +107,11 @@ class PlacementConfig:
     no other: 8 bits may be too few for raw data."""
     last_layer: LayerPolicy = "quantized"
     """`float` leaves those in float from which an output is reached over no other."""
+    narrow_convs: LayerPolicy = "quantized"
+    """`float` leaves Convs in float that have fewer than 16 channels in or out (P15)."""
+    narrow_products: LayerPolicy = "quantized"
+    """`float` leaves each Gemm or MatMul in float that multiplies a vector, or has weights with a
+    side shorter than 16 (P16)."""
     rules: tuple[str, ...] = ()
     """Rules of the user's own, as `file.py:function` or `module:function`: see `place_by`."""
 

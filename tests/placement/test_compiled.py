@@ -283,6 +283,20 @@ def test_a_rule_saves_a_seventh_of_the_bytes_where_it_is_needed(
     assert megabytes(graph, plan) < 6 / 7 * megabytes(graph, change(plan))
 
 
+@pytest.mark.parametrize(("cell", "best"), [("LSTM", 0.28907), ("GRU", 0.28510)])
+def test_no_tool_moves_fewer_bytes_around_a_recurrence(cell: str, best: float) -> None:
+    graph = prepare(as_graph(networks.crnn(cell)))  # the best peer: ONNX Runtime
+    assert megabytes(graph, place(graph, config=RTX)) <= best < 0.8 * megabytes(graph, place(graph))
+
+
+def test_a_vector_left_in_float_saves_bytes_of_activations_and_costs_more_of_weights() -> None:
+    graph = prepare(as_graph(networks.resnet18(64)))
+    left = place(graph, config=replace(RTX, narrow_products="float"))
+    both = [compiled(graph, x)[0].plan for x in (place(graph, config=RTX), left)]
+    assert both[1].activation_bytes - both[0].activation_bytes == -4928
+    assert both[1].constant_bytes - both[0].constant_bytes > 1_500_000
+
+
 @needs_assets
 def test_float_skips_would_cost_resnet20_a_quarter_more_bytes() -> None:
     graph = prepare(load(MODELS / "cifar10_resnet20.onnx"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -517,6 +519,76 @@ def test_a_recurrence_stays_in_float_with_a_reason() -> None:
     }"""
     plan = plan_of(text, {"w": (1, 12, 4), "r": (1, 12, 3)})
     assert why_float(plan, "x", "LSTM_y").startswith("recurrence: LSTM: TensorRT has no INT8")
+
+
+CELL = """g (float[4, 8, 1, 5] x) => (float[5, 1, 4, 3] y) {
+    a = Conv (x, k)
+    b = Relu (a)
+    c = Squeeze (b, two)
+    d = Transpose <perm = [2, 0, 1]> (c)
+    y = LSTM <hidden_size = 3> (d, w, r)
+}"""
+CELL_WEIGHTS = {"k": (8, 8, 1, 1), "w": (1, 12, 8), "r": (1, 12, 3)}
+
+
+@pytest.mark.parametrize(("profile", "is_stored"), [("rtx", True), ("tensorrt", False)])
+def test_what_an_int8_kernel_hands_to_a_recurrence_is_stored_in_int8_where_that_saves_bytes(
+    profile: str, is_stored: bool
+) -> None:
+    plan = plan_of(CELL, CELL_WEIGHTS, PlacementConfig(profile=profile), two=np.array([2]))
+    rnn = {x.edge.index for x in plan.placements if x.edge.node == "LSTM_y"}
+    assert rnn == ({0} if is_stored else set())
+
+
+NARROW = """g (float[1, 3, 8, 8] x, float[1, 32] v) => (float[1, 8, 8, 8] y, float[1, 32] z) {
+    [first] a = Conv <pads = [1,1,1,1]> (x, k)
+    [grouped] b = Conv <group = 16> (a, g)
+    [few] y = Conv (b, p)
+    [vector] z = Gemm <transB = 1> (v, w)
+}"""
+NARROW_WEIGHTS = {"k": (32, 3, 3, 3), "g": (32, 2, 1, 1), "p": (8, 32, 1, 1), "w": (32, 32)}
+
+
+@pytest.mark.parametrize(
+    ("choice", "left"),
+    [
+        ({}, {"first", "grouped", "few", "vector"}),
+        ({"narrow_convs": "float"}, {"grouped", "vector"}),
+        ({"narrow_products": "float"}, {"first", "grouped", "few"}),
+    ],
+)
+def test_narrow_layers_stay_in_float_if_wanted(choice: dict[str, Any], left: set[str]) -> None:
+    plan = plan_of(NARROW, NARROW_WEIGHTS, PlacementConfig(**choice))
+    assert {x.edge.node for x in plan.placements} == left
+
+
+@pytest.mark.parametrize(
+    ("product", "left", "why"),
+    [
+        ("MatMul (rows, w)", (32, 8), "has 8 columns, fewer than 16"),
+        ("MatMul (w, columns)", (8, 32), "has 8 rows, fewer than 16"),
+        ("MatMul (rows, w)", (32,), "multiplies a vector"),
+        ("Gemm <transB = 1> (rows, w)", (8, 32), "has 8 columns, fewer than 16"),
+        ("Gemm <transA = 1> (few, w)", (4, 32), "has 4 inputs, fewer than 16"),
+    ],
+)
+def test_a_product_with_a_short_side_says_which(
+    product: str, left: tuple[int, ...], why: str
+) -> None:
+    output = "a" if len(left) == 1 else "a, b"
+    inputs = "float[20, 32] rows, float[32, 20] columns, float[4, 20] few"
+    text = f"g ({inputs}) => (float[{output}] y) {{ y = {product} }}"
+    config = PlacementConfig(narrow_products="float")
+    node = f"{product.split(maxsplit=1)[0]}_y"
+    plan = plan_of(text, {"w": left}, config)
+    assert not plan.placements
+    assert any(why in skip.reason for skip in plan.skips if skip.edge.node == node)
+
+
+def test_a_size_that_the_file_leaves_open_is_taken_for_a_large_one() -> None:
+    text = "g (float[n, 32] x) => (float[n, 32] y) { y = Gemm (x, w) }"
+    plan = plan_of(text, {"w": (32, 32)}, PlacementConfig(narrow_products="float"))
+    assert len(plan.placements) == 2
 
 
 def test_a_node_with_subgraphs_stays_in_float_and_says_what_is_in_it() -> None:

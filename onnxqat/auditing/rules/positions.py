@@ -28,7 +28,7 @@ from onnxqat.graph.query import consumers, producer
 from onnxqat.placement.attention import is_attention_scores
 from onnxqat.placement.branches import SCALES_AND_MASKS, activations, only_reader
 from onnxqat.placement.config import PROFILES
-from onnxqat.placement.families import VALUE_INPUTS
+from onnxqat.placement.families import RECURRENT, VALUE_INPUTS
 
 SHRINKING = frozenset({"Clip", "HardSwish", "LeakyRelu", "Relu", "Swish", "Tanh"})
 """Activations f with |f(x)| <= |x|, for which the scale of their input is wide enough."""
@@ -339,7 +339,8 @@ def _is_squeeze_excite(node: gs.Node) -> bool:
 
 def _reads_constants_or_normalizes(node: gs.Node) -> bool:
     with_constant = len(node.inputs) > 1 and len(activations(node)) == 1
-    return node.op in NORMS or (with_constant and node.op not in VALUE_INPUTS)
+    is_pointwise = with_constant and node.op not in VALUE_INPUTS and node.op not in RECURRENT
+    return node.op in NORMS or is_pointwise
 
 
 def _is_score(source: gs.Node | None) -> bool:
