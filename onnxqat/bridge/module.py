@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -13,7 +14,7 @@ import onnx_graphsurgeon as gs
 import torch
 from torch import Tensor, nn
 
-from onnxqat.bridge.fake_quant import FakeQuantize
+from onnxqat.bridge.fake_quant import FakeQuantize, Rectified
 from onnxqat.bridge.fallback import Fallback
 from onnxqat.bridge.lowering import Lowered, lower
 from onnxqat.bridge.quantizers import Codes
@@ -143,6 +144,50 @@ class OnnxModule(nn.Module):
         for place, results in steps:
             for name, value in zip(place.outputs, results, strict=False):
                 yield place.node, name, value
+
+    @torch.no_grad()
+    def switched(
+        self, inputs: tuple[Tensor, ...], groups: Sequence[Collection[str]]
+    ) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
+        """For each group of quantizers its number, and the outputs with these alone switched over:
+        off where they are on, on where they are off. In the order in which the graph has them.
+
+        What the graph computes before a group's first quantizer is computed once for all groups, so
+        that one group after the other takes half the time of as many whole runs.
+
+        Args:
+            inputs: The graph inputs, in order.
+            groups: Names of quantizers.
+        """
+        first_of = self._first_steps()
+        starts: dict[int, list[int]] = {}
+        for number, group in enumerate(groups):
+            starts.setdefault(min(first_of[name] for name in group), []).append(number)
+        run = self._program.branches(self._device(inputs), inputs, self._captured(), starts)
+        for step, finish in run:
+            for number in starts[step]:
+                with self._switched_over(groups[number]):
+                    outputs = finish()
+                yield number, outputs
+
+    def _first_steps(self) -> dict[str, int]:
+        """Quantizer -> the first step that it takes part in."""
+        found: dict[int, int] = {}
+        for step, function in enumerate(self._program.functions):
+            quantizer = function.quantizer if isinstance(function, Rectified) else function
+            found.setdefault(id(quantizer), step)
+        return {name: found[id(quantizer)] for name, quantizer in self._quantizers.items()}
+
+    @contextmanager
+    def _switched_over(self, names: Collection[str]) -> Iterator[None]:
+        before = {name: self._quantizers[name].enabled for name in names}
+        for name, enabled in before.items():
+            self._quantizers[name].enabled = not enabled
+        try:
+            yield
+        finally:
+            for name, enabled in before.items():
+                self._quantizers[name].enabled = enabled
 
     def _captured(self) -> list[Tensor | None]:
         parameters, buffers = self._parameters, self._buffers

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -86,12 +87,53 @@ class Program:
         Raises:
             ModelError: An operator failed; the error names its node and its input shapes.
         """
+        return self._finish(self._loaded(device, inputs, captures), 0)
+
+    def branches(
+        self,
+        device: torch.device | None,
+        inputs: Iterable[Any],
+        captures: Iterable[Any],
+        steps: Collection[int],
+    ) -> Iterator[tuple[int, Callable[[], tuple[Any, ...]]]]:
+        """Each of these steps, in order, and what runs the program from there to its outputs.
+
+        It may be called at once, before the next is asked for, and as often as one likes. What lies
+        before a step has been computed by then, once for all that branch off behind it.
+        """
+        slots = self._loaded(device, inputs, captures)
+        for index in range(max(steps, default=-1) + 1):
+            if index in steps:
+                yield index, partial(self._finish_copy, slots, index)
+            self._advance(slots, index, index + 1)
+
+    @property
+    def functions(self) -> tuple[Callable[..., Any], ...]:
+        """What each step calls."""
+        return tuple(function for function, *_ in self._calls)
+
+    def _loaded(
+        self, device: torch.device | None, inputs: Iterable[Any], captures: Iterable[Any]
+    ) -> list[Any]:
         slots = self._template.copy()
         for index, value in zip(self._given, (device, *inputs, *captures), strict=True):
             slots[index] = value
-        done = 0
+        return slots
+
+    def _finish_copy(self, slots: list[Any], first: int) -> tuple[Any, ...]:
+        return self._finish(slots.copy(), first)
+
+    def _finish(self, slots: list[Any], first: int) -> tuple[Any, ...]:
+        """The outputs, by the steps from `first` on."""
+        self._advance(slots, first, len(self._calls))
+        return tuple(slots[i] for i in self._outputs)
+
+    def _advance(self, slots: list[Any], first: int, last: int) -> None:
+        """Take the steps from `first` to before `last`."""
+        done = first
+        calls = self._calls if last - first == len(self._calls) else self._calls[first:last]
         try:
-            for function, reads, write, frees in self._calls:
+            for function, reads, write, frees in calls:
                 result = function(*[slots[i] for i in reads])
                 if write.__class__ is int:
                     slots[write] = result
@@ -103,15 +145,12 @@ class Program:
                 done += 1
         except Exception as error:
             raise self._located(error, done, slots) from error
-        return tuple(slots[i] for i in self._outputs)
 
     def walk(
         self, device: torch.device | None, inputs: Iterable[Any], captures: Iterable[Any]
     ) -> Iterator[tuple[Place, tuple[Any, ...]]]:
         """Each step's place and results, one after the other: what `run` does, to look at."""
-        slots = self._template.copy()
-        for index, value in zip(self._given, (device, *inputs, *captures), strict=True):
-            slots[index] = value
+        slots = self._loaded(device, inputs, captures)
         for place, (function, reads, write, frees) in zip(self.places, self._calls, strict=True):
             result = function(*[slots[i] for i in reads])
             writes, results = ((write,), (result,)) if isinstance(write, int) else (write, result)

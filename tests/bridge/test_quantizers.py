@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import parser
 
 from onnxqat.bridge import to_torch
 from tests.support.bridge import Array, assert_agrees
+from tests.support.nets import images
+from tests.support.students import student_and_teacher
 
 PLAIN = "q = QuantizeLinear (x, s, z) y = DequantizeLinear (q, s, z)"
 AS_WRITTEN = {
@@ -91,3 +94,48 @@ def test_printing_a_fake_quantizer_names_all_its_nodes() -> None:
     assert lines[1] == (
         "  the_r + the_q + the_y: FakeQuantize(x) -> y  # per-tensor, codes -128..127"
     )
+
+
+def test_a_quantizer_switched_over_gives_what_a_whole_run_without_it_gives() -> None:
+    student, _ = student_and_teacher()
+    x = torch.from_numpy(images(8))
+    names = list(student.quantizers)
+    groups = [[name] for name in names] + [names[:3]]
+    whole = {}
+    for number, group in enumerate(groups):
+        for name in group:
+            student.quantizers[name].enabled = False
+        whole[number] = student(x).detach()
+        for name in group:
+            student.quantizers[name].enabled = True
+
+    branched = {number: outputs[0] for number, outputs in student.switched((x,), groups)}
+
+    assert branched.keys() == whole.keys()
+    assert all(torch.equal(branched[number], whole[number]) for number in whole)
+    assert all(quantizer.enabled for quantizer in student.quantizers.values())
+
+
+def test_a_quantizer_that_is_off_is_switched_on() -> None:
+    student, _ = student_and_teacher()
+    x = torch.from_numpy(images(8))
+    expected = student(x).detach()
+    for quantizer in student.quantizers.values():
+        quantizer.enabled = False
+
+    [(_, (outputs,))] = student.switched((x,), [list(student.quantizers)])
+
+    assert torch.equal(outputs, expected)
+    assert not any(quantizer.enabled for quantizer in student.quantizers.values())
+
+
+def test_what_lies_before_a_quantizer_is_computed_once_for_all() -> None:
+    student, _ = student_and_teacher()
+    x = torch.from_numpy(images(8))
+    runs = []
+    first = student.quantizers["image"]
+    first.register_forward_pre_hook(lambda *_: runs.append(1))
+
+    list(student.switched((x,), [["head_w"], ["flat"], ["stem_out"]]))
+
+    assert len(runs) == 1
