@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from onnxqat.core.errors import OnnxqatError
     from onnxqat.core.finding import Finding, Severity
     from onnxqat.core.plan import Edge, Placement, QuantPlan, Skip
+    from onnxqat.core.sensitivity import Sensitivity
     from onnxqat.core.spec import PerChannel, PerTensor, QuantDtype, QuantSpec, SharedSpec
     from onnxqat.core.summary import Summary
     from onnxqat.data import open_data
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from onnxqat.graph import Graph, extract, insert, load, prepare, save
     from onnxqat.pipeline import run
     from onnxqat.placement import place
-    from onnxqat.training import finetune
+    from onnxqat.training import finetune, sensitivity
 
 _HOMES = {
     "onnxqat.auditing": ("audit",),
@@ -40,6 +41,7 @@ _HOMES = {
     "onnxqat.core.errors": ("OnnxqatError",),
     "onnxqat.core.finding": ("Finding", "Severity"),
     "onnxqat.core.plan": ("Edge", "Placement", "QuantPlan", "Skip"),
+    "onnxqat.core.sensitivity": ("Sensitivity",),
     "onnxqat.core.spec": ("PerChannel", "PerTensor", "QuantDtype", "QuantSpec", "SharedSpec"),
     "onnxqat.core.summary": ("Summary",),
     "onnxqat.data": ("open_data",),
@@ -47,7 +49,7 @@ _HOMES = {
     "onnxqat.graph": ("Graph", "extract", "insert", "load", "prepare", "save"),
     "onnxqat.pipeline": ("run",),
     "onnxqat.placement": ("place",),
-    "onnxqat.training": ("finetune",),
+    "onnxqat.training": ("finetune", "sensitivity"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -68,6 +70,7 @@ __all__ = [
     "QuantDtype",
     "QuantPlan",
     "QuantSpec",
+    "Sensitivity",
     "Severity",
     "SharedSpec",
     "Skip",
@@ -87,6 +90,7 @@ __all__ = [
     "prepare",
     "run",
     "save",
+    "sensitivity",
     "to_torch",
     "write_back",
 ]

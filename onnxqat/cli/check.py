@@ -1,9 +1,9 @@
-"""Commands that measure a model: compare, build."""
+"""Commands that measure a model: compare, sensitivity, build."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -13,9 +13,13 @@ from onnxqat.cli.flags import (
     BatchSize,
     ComputeCapability,
     Data,
+    Device,
     Json,
     Output,
+    Samples,
     Shapes,
+    Teacher,
+    Threads,
 )
 from onnxqat.core.files import check_writable, replacing
 
@@ -53,6 +57,71 @@ def compare(
         graph, load(candidate), dataset, layers=layers, batch_size=batch_size
     )
     show.result(comparison, as_json=json, table=comparison_table(comparison))
+    return 0
+
+
+def sensitivity(
+    qdq: Path,
+    /,
+    *,
+    teacher: Teacher,
+    data: Data,
+    samples: Samples = 64,
+    batch_size: BatchSize = 16,
+    ranked_by: Annotated[
+        Literal["sqnr", "loss", "metric"],
+        Parameter(
+            name="--rank-by",
+            help="What is lost when a quantizer alone is on: the outputs' SQNR, --loss, or top-1, "
+            "which wants labels.",
+        ),
+    ] = "sqnr",
+    loss: Annotated[str, Parameter(name="--loss", help="As for `finetune`.")] = "mse",
+    leave_one_out: Annotated[
+        bool,
+        Parameter(
+            name="--leave-one-out",
+            help="Also all quantizers but one, for those that matter; takes up to twice the time.",
+        ),
+    ] = True,
+    device: Device = "auto",
+    threads: Threads = None,
+    json: Json = False,
+) -> int:
+    """Rank the quantizers by what each does to the outputs, one at a time; labels are optional.
+
+    Quantizers that share a scale are one. `alone` is the outputs' SQNR with only this one on;
+    `without` is that with all others on: what would be gained by leaving it in float.
+
+    Args:
+        qdq: The Q/DQ ONNX file, of `onnxqat quantize` or of another tool.
+    """
+    from onnxqat.bridge import to_torch
+    from onnxqat.config_file import read_source
+    from onnxqat.data import open_data
+    from onnxqat.graph import input_specs, load, prepare
+    from onnxqat.report.console import sensitivity_table
+    from onnxqat.training.sensitivity import SensitivityConfig
+    from onnxqat.training.sensitivity import sensitivity as sensitivity_stage
+
+    config = SensitivityConfig(
+        samples=samples,
+        batch_size=batch_size,
+        ranked_by=ranked_by,
+        loss=loss,
+        leave_one_out=leave_one_out,
+        device=device,
+        threads=threads,
+    )
+    graph, source = load(qdq), read_source(data)
+    found = sensitivity_stage(
+        to_torch(graph),
+        to_torch(prepare(load(teacher))),
+        open_data(source.source, input_specs(graph), source),
+        config=config,
+        on_progress=lambda what, done: show.log(f"sensitivity, {what}: {done} samples"),
+    )
+    show.result(found, as_json=json, table=sensitivity_table(found))
     return 0
 
 
@@ -110,4 +179,4 @@ def capability_of(text: str) -> tuple[int, int]:
     return int(major), int(minor)
 
 
-COMMANDS = (compare, build)
+COMMANDS = (compare, sensitivity, build)

@@ -41,6 +41,7 @@ Threads = Annotated[
         help="Threads that compute on the CPU; fewer than cores are faster on a shared machine.",
     ),
 ]
+Teacher = Annotated[Path, Parameter(name="--teacher", help="The FP32 ONNX file.")]
 Backend = Annotated[
     Literal["auto", "rtx", "tensorrt"],
     Parameter(name="--backend", help="The compiler; auto: tensorrt where a GPU is, else rtx."),

@@ -17,6 +17,7 @@ from onnxqat.cli.flags import (
     PrintEvery,
     Resume,
     Seed,
+    Teacher,
     Threads,
     Workers,
 )
@@ -48,7 +49,7 @@ def finetune(
     qdq: Path,
     /,
     *,
-    teacher: Annotated[Path, Parameter(name="--teacher", help="The FP32 ONNX file.")],
+    teacher: Teacher,
     data: Data,
     output: Output,
     validation: Validation = None,

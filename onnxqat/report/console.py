@@ -16,6 +16,7 @@ from onnxqat.core.finding import Finding, Severity
 from onnxqat.core.operators import Operator, OperatorUse
 from onnxqat.core.plan import QuantPlan
 from onnxqat.core.precision import HEAVY_OPS, Precision, count_in
+from onnxqat.core.sensitivity import Sensitivity
 from onnxqat.core.summary import Gain, ModelRow, Summary
 from onnxqat.placement.explain import Explanation
 from onnxqat.report.numbers import (
@@ -113,6 +114,32 @@ def comparison_table(comparison: Comparison) -> RenderableType:
 
 def _worst_first(errors: Iterable[LayerError]) -> list[LayerError]:
     return sorted(errors, key=lambda error: (error.sqnr_db, error.tensor))
+
+
+def sensitivity_table(found: Sensitivity) -> RenderableType:
+    """Every quantizer, the most sensitive first; what all of them do together below."""
+    metric = found.every.top1 is not None
+    columns = ("quantizer", "of", "read by", "alone", "share", "without")
+    table = _table(*columns, *(("top-1 alone",) if metric else ()))
+    for one in found.quantizers:
+        more = f" and {len(one.tensors) - 1} with its scale" if len(one.tensors) > 1 else ""
+        cells = (
+            f"{one.name}{more}",
+            NOTHING if one.values is None else f"{one.values} weights",
+            ", ".join(one.nodes),
+            decibel(one.alone.sqnr_db),
+            percent(one.share),
+            decibel(one.without.sqnr_db if one.without is not None else None),
+        )
+        table.add_row(*cells, *((percent(one.alone.top1),) if metric else ()))
+    sums = [f"samples: {found.samples}", f"all quantizers on: {decibel(found.every.sqnr_db)}"]
+    if found.none.sqnr_db < _EXACT_DB:
+        sums.append(f"all off: {decibel(found.none.sqnr_db)}, by weights that were changed")
+    return Group(table, *map(Text, sums))
+
+
+_EXACT_DB = 100.0
+"""From here on what differs is float rounding."""
 
 
 def engine_table(plan: EnginePlan) -> RenderableType:

@@ -9,13 +9,16 @@ from onnxqat.training.record import (
     Validation,
     interruption,
 )
+from onnxqat.training.sensitivity import SensitivityConfig, sensitivity
 
 __all__ = [
     "FinetuneConfig",
     "Finetuned",
     "OnProgress",
+    "SensitivityConfig",
     "StepRecord",
     "Validation",
     "finetune",
     "interruption",
+    "sensitivity",
 ]

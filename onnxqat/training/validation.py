@@ -45,7 +45,7 @@ class HeldOut:
             TrainingError: The teacher's output is not finite.
         """
         kept = 0
-        for _, outputs in self._pairs():
+        for _, outputs in self.pairs():
             _require_finite(outputs)
             kept += sum(tensor.nbytes for tensor in outputs.values())
             if self.cache and kept > CACHE_BYTES:
@@ -60,13 +60,13 @@ class HeldOut:
         """Judge the student as it is."""
         tally = Tally(facts)
         every = self.processes
-        for batch, teacher in self._pairs(every.rank, every.world):
+        for batch, teacher in self.pairs(every.rank, every.world):
             outputs = run_module(student, batch.inputs)
             tally.add(outputs, teacher, batch, loss(outputs, teacher, batch.labels))
         return tally.result(every)
 
     @torch.no_grad()
-    def _pairs(self, first: int = 0, every: int = 1) -> Iterator[tuple[TensorBatch, Outputs]]:
+    def pairs(self, first: int = 0, every: int = 1) -> Iterator[tuple[TensorBatch, Outputs]]:
         """Batches with the teacher's outputs: the one of this number, and every so many."""
         batches = self.loader.in_order(self.data, self.batch_size, self.samples)
         for index, batch in islice(enumerate(batches), first, None, every):

@@ -18,6 +18,7 @@ from onnxqat.core.comparison import Comparison
 from onnxqat.core.engine_plan import EnginePlan
 from onnxqat.core.errors import ConfigError
 from onnxqat.core.plan import QuantPlan
+from onnxqat.core.sensitivity import Sensitivity
 from onnxqat.core.spec import QuantDtype
 from tests.support.nets import write_net
 
@@ -266,3 +267,19 @@ def test_a_demo_that_was_broken_off_begins_again(tmp_path, monkeypatch):
     assert main(["demo", "--out", str(tmp_path)]) == 0
     assert [recipe.parent.name for recipe in begun] == ["digits"]
     assert not list(tmp_path.iterdir())
+
+
+def test_sensitivity_ranks_every_quantizer(capsys, files):
+    flags = ["--teacher", files["model"], "--data", files["data"], "--samples", "16"]
+    found = decode(Sensitivity, as_json(capsys, "sensitivity", files["qdq"], *flags))
+    ranked = [one.alone.sqnr_db for one in found.quantizers]
+    assert ranked == sorted(ranked)
+    assert {"image", "stem_w", "inner_w", "head_w"} <= {one.name for one in found.quantizers}
+
+
+def test_sensitivity_prints_the_most_sensitive_first(capsys, files):
+    flags = ["--teacher", files["model"], "--data", files["data"], "--samples", "16"]
+    assert main(["sensitivity", *map(str, (files["qdq"], *flags))]) == 0
+    text = capsys.readouterr().out
+    assert "all quantizers on" in text
+    assert "dB" in text
