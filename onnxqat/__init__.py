@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from onnxqat.data import open_data
     from onnxqat.engine import build, compare
     from onnxqat.graph import Graph, extract, insert, load, prepare, save
+    from onnxqat.initialization import initialize
     from onnxqat.pipeline import run
     from onnxqat.placement import place
     from onnxqat.training import finetune, sensitivity
@@ -47,6 +48,7 @@ _HOMES = {
     "onnxqat.data": ("open_data",),
     "onnxqat.engine": ("build", "compare"),
     "onnxqat.graph": ("Graph", "extract", "insert", "load", "prepare", "save"),
+    "onnxqat.initialization": ("initialize",),
     "onnxqat.pipeline": ("run",),
     "onnxqat.placement": ("place",),
     "onnxqat.training": ("finetune", "sensitivity"),
@@ -83,6 +85,7 @@ __all__ = [
     "compare",
     "extract",
     "finetune",
+    "initialize",
     "insert",
     "load",
     "open_data",

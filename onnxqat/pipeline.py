@@ -1,6 +1,6 @@
 """The whole job: the stages in order. Read this first.
 
-    model.onnx -> prepare -> place -> calibrate -> insert -> finetune -> write back
+    model.onnx -> prepare -> place -> calibrate -> insert -> initialize -> finetune -> write back
                                                        -> compare, build, audit -> summary, report
 
 Each line of `_all_stages` is a stage that also stands alone, in Python and on the command line.
@@ -26,14 +26,16 @@ from onnxqat.core.engine_plan import EnginePlan
 from onnxqat.core.errors import BuildError
 from onnxqat.core.finding import Finding
 from onnxqat.core.plan import QuantPlan
+from onnxqat.core.stage_gain import StageGain
 from onnxqat.core.summary import StageTime, Summary
 from onnxqat.data import Dataset, open_data
 from onnxqat.engine import build, compare
 from onnxqat.graph import Change, Graph, extract, input_specs, insert, load, prepare
+from onnxqat.initializer import Initialized, initialized
 from onnxqat.placement import place
 from onnxqat.recipe import Recipe, read_recipe
 from onnxqat.report.provenance import provenance
-from onnxqat.report.summarize import CONTROL, Engines, Evidence, summarize
+from onnxqat.report.summarize import CONTROL, INIT, Engines, Evidence, summarize
 from onnxqat.run_folder import RUN, RunFolder
 from onnxqat.stage_keys import stage_key
 from onnxqat.trainer import Trainer, end
@@ -58,6 +60,8 @@ class Watch:
     on_prepared: Callable[[list[Change]], None] = _ignore
     on_finding: Callable[[Finding], None] = _ignore
     """What does not run or learn in the module that is trained."""
+    on_gain: Callable[[StageGain], None] = _ignore
+    """What an initialization stage did."""
     on_step: Callable[[StepRecord], None] = _ignore
 
 
@@ -119,9 +123,10 @@ def _all_stages(
     with clock.stage("insert"):
         ptq = insert(fp32, plan, calibration)
         folder.save_model("ptq", ptq)
+    start = _start(ptq, fp32, recipe, data, folder, watch=watch, clock=clock)
     with clock.stage("finetune"):
         tuned = trainer.train(
-            "qat", (ptq, fp32), folder, on_step=watch.on_step, on_finding=watch.on_finding
+            "qat", (start.model, fp32), folder, on_step=watch.on_step, on_finding=watch.on_finding
         )
         qat = write_back(tuned.module)
         folder.save_model("qat", qat)
@@ -131,8 +136,8 @@ def _all_stages(
     control = _control(fp32, trainer, folder, watch) if recipe.control else None
 
     with clock.stage("compare"):
-        trained = {"PTQ": ptq, "QAT": qat} | _graph_of(control)
-        comparisons = _compare_all(original, trained, data.test, recipe)
+        made = {"PTQ": ptq, **_started(start), "QAT": qat, **_graph_of(control)}
+        comparisons = _compare_all(original, made, data.test, recipe)
         folder.save_comparisons(comparisons)
         _look_inside({"FP32": fp32, "PTQ": ptq, "QAT": qat}, data, recipe, folder)
     with clock.stage("build"):
@@ -148,6 +153,7 @@ def _all_stages(
         engines=engines,
         findings=findings,
         file_bytes=folder.model_sizes(),
+        initialization=start.gains,
         control=control,
     )
     summary = summarize(recipe, evidence, clock.times)
@@ -211,6 +217,28 @@ def _control(fp32: Graph, trainer: Trainer, folder: RunFolder, watch: Watch) -> 
     folder.save_model("control", write_back(tuned.module))
     _stop_if_interrupted("control", tuned, folder)
     return tuned
+
+
+def _start(
+    ptq: Graph,
+    fp32: Graph,
+    recipe: Recipe,
+    data: _Roles,
+    folder: RunFolder,
+    *,
+    watch: Watch,
+    clock: _Clock,
+) -> Initialized:
+    """Where fine-tuning starts: at the quantized model, or where initialization brings it."""
+    if not recipe.initialization.stages:
+        return Initialized(ptq, ())
+    with clock.stage("initialize"):
+        roles = (data.train, data.validation)
+        return initialized((ptq, fp32), recipe, roles, folder, watch.on_gain)
+
+
+def _started(start: Initialized) -> dict[str, Graph]:
+    return {INIT: start.model} if start.gains else {}
 
 
 def _graph_of(control: Finetuned | None) -> dict[str, Graph]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from onnxqat.calibration.config import CalibrationConfig
 from onnxqat.config_file import DataSource, read_config
 from onnxqat.core.errors import ConfigError
+from onnxqat.initialization.config import InitializationConfig
 from onnxqat.placement.config import PlacementConfig
 from onnxqat.training.config import FinetuneConfig
 
@@ -91,6 +92,7 @@ class Recipe:
     """Samples at a time in calibration and comparison."""
     placement: PlacementConfig = field(default_factory=PlacementConfig)
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
+    initialization: InitializationConfig = field(default_factory=InitializationConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     control: bool = False
     """Train the FP32 model alike, to see what more training alone does. Only a loss with labels, or

@@ -5,6 +5,7 @@ Every file is written whole or not at all.
     fp32.onnx  changes.json                 the prepared FP32 model, and what preparing changed
     plan.json  calibration.json             which edges get Q/DQ and why; the ranges
     ptq.onnx   qat.onnx                     after calibration; after fine-tuning
+    init.onnx  initialization.json          with initialization: in between; what each stage gained
     history.json  history.csv  tensorboard/ the training; the table is written while it goes
     stages.json  qat.checkpoint             what --resume goes on from; the latter until the end
     control.onnx  control.history.csv       with a control: FP32 after the same training
@@ -35,6 +36,7 @@ from onnxqat.core.files import make_folder, replacing
 from onnxqat.core.finding import Finding
 from onnxqat.core.plan import QuantPlan
 from onnxqat.core.provenance import Provenance
+from onnxqat.core.stage_gain import StageGain
 from onnxqat.core.summary import Summary
 from onnxqat.core.training_record import StepRecord
 from onnxqat.graph import Change, Graph, load, save
@@ -117,12 +119,18 @@ class RunFolder:
         """The ranges that a run left, if it did."""
         return _read(self.path / "calibration.json", Calibration)
 
+    def read_initialization(self) -> tuple[Graph, tuple[StageGain, ...]] | None:
+        """The initialized model and its stages' gains that a run left, if it did."""
+        gains = _read(self.path / "initialization.json", tuple[StageGain, ...])
+        path = self.model_path("init")
+        return (load(path), gains) if gains is not None and path.exists() else None
+
     def read_summary(self) -> Summary | None:
         """The table that a run left, if it did."""
         return _read(self.path / "summary.json", Summary)
 
     def model_path(self, name: str) -> Path:
-        """Where the model `fp32`, `ptq` or `qat` lies."""
+        """Where the model `fp32`, `ptq`, `init` or `qat` lies."""
         return self.path / f"{name.lower()}.onnx"
 
     def models(self) -> dict[str, Path]:
@@ -152,6 +160,11 @@ class RunFolder:
     def save_calibration(self, calibration: Calibration) -> None:
         """The ranges."""
         self._save_json("calibration.json", calibration)
+
+    def save_initialization(self, graph: Graph, gains: Sequence[StageGain]) -> None:
+        """The initialized model, and what each stage gained."""
+        self.save_model("init", graph)
+        self._save_json("initialization.json", tuple(gains))
 
     def save_history(self, tuned: Finetuned) -> None:
         """The training, step by step."""

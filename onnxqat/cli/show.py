@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from onnxqat.core.finding import Finding
+    from onnxqat.core.stage_gain import StageGain
     from onnxqat.graph import Change
 
 PIPE_WIDTH = 200
@@ -53,6 +54,13 @@ def changes(made: Iterable[Change]) -> None:
     """What preparing changed, counted by kind: the whole list would bury everything else."""
     for kind, count in Counter(change.kind for change in made).items():
         log(f"prepare: {kind}: {count}")
+
+
+def stage_gain(gain: StageGain) -> None:
+    """What an initialization stage did, on stderr."""
+    from onnxqat.report.numbers import stage_line
+
+    log(stage_line(gain))
 
 
 def to_stderr(table: RenderableType) -> None:

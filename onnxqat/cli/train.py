@@ -1,4 +1,4 @@
-"""The command that trains: finetune."""
+"""The commands on a Q/DQ model and its teacher: initialize, finetune."""
 
 from __future__ import annotations
 
@@ -35,6 +35,8 @@ Validation = Annotated[
     ),
 ]
 
+Teacher = Annotated[Path, Parameter(name="--teacher", help="The FP32 ONNX file.")]
+
 Fallback = Annotated[
     Literal["onnxruntime"] | None,
     Parameter(
@@ -43,6 +45,76 @@ Fallback = Annotated[
         "(see onnxqat ops); no gradient passes them. Else they are an error.",
     ),
 ]
+
+
+def initialize(
+    qdq: Path,
+    /,
+    *,
+    teacher: Teacher,
+    data: Data,
+    output: Output,
+    stages: Annotated[
+        str,
+        Parameter(name="--stages", help="Names, in order, separated by commas; see below."),
+    ],
+    validation: Annotated[
+        str | None,
+        Parameter(
+            name="--validation",
+            help="Samples that judge the stages, as --data; else a quarter of --samples.",
+        ),
+    ] = None,
+    samples: Annotated[
+        int, Parameter(name="--samples", help="How many samples to learn from, drawn by the seed.")
+    ] = 512,
+    batch_size: BatchSize = 32,
+    fallback: Fallback = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    threads: Threads = None,
+    json: Json = False,
+) -> int:
+    """Bring a Q/DQ model nearer to its FP32 teacher, without labels and without training.
+
+    Stages: bias_correction takes the mean error of each layer's output out of its bias.
+
+    Each stage is judged by the worst output's error on samples that no stage learns from, and
+    undone where it made that worse. Values change in the file's own graph, and nothing else.
+
+    Args:
+        qdq: The Q/DQ ONNX file, of `onnxqat quantize` or of another tool.
+    """
+    from onnxqat.bridge import to_torch, write_back
+    from onnxqat.graph import load, prepare, save
+    from onnxqat.initialization import InitializationConfig
+    from onnxqat.initialization import initialize as initialize_stage
+    from onnxqat.report.console import stages_table
+
+    check_writable(output, inputs=[qdq, teacher])
+    config = InitializationConfig(
+        stages=tuple(name.strip() for name in stages.split(",")),
+        samples=samples,
+        batch_size=batch_size,
+        seed=seed,
+        device=device,
+        threads=threads,
+    )
+    student = _load_qdq(qdq)
+    module = to_torch(student, fallback=fallback)
+    for finding in module.findings:
+        show.finding(finding)
+    gains = initialize_stage(
+        module,
+        to_torch(prepare(load(teacher)), fallback=fallback),
+        _opened(data, student),
+        config=config,
+        validation=_opened(validation, student) if validation is not None else None,
+        on_stage=show.stage_gain,
+    )
+    save(write_back(module), output)
+    show.result(gains, as_json=json, table=stages_table(gains))
+    return 0
 
 
 def finetune(
@@ -127,8 +199,7 @@ def finetune(
     from onnxqat.auditing import audit
     from onnxqat.bridge import to_torch, write_back
     from onnxqat.cli.progress import TrainingProgress
-    from onnxqat.core.errors import ModelError
-    from onnxqat.graph import load, prepare, qdq_pairs, save
+    from onnxqat.graph import load, prepare, save
     from onnxqat.training import FinetuneConfig, interruption
     from onnxqat.training import finetune as finetune_stage
     from onnxqat.training.distributed import joined
@@ -153,13 +224,7 @@ def finetune(
         threads=threads,
         workers=workers,
     )
-    student = load(qdq)
-    if not qdq_pairs(student):
-        raise ModelError(
-            "the model has no Q/DQ pair, so there is nothing to fine-tune for",
-            at=f"file '{qdq}'",
-            fix="quantize it first: onnxqat quantize",
-        )
+    student = _load_qdq(qdq)
     dataset = _opened(data, student)
     held_out = _opened(validation, student) if validation is not None else None
     module = to_torch(student, fallback=fallback)
@@ -188,6 +253,20 @@ def finetune(
     return 0
 
 
+def _load_qdq(path: Path) -> Graph:
+    from onnxqat.core.errors import ModelError
+    from onnxqat.graph import load, qdq_pairs
+
+    graph = load(path)
+    if not qdq_pairs(graph):
+        raise ModelError(
+            "the model has no Q/DQ pair, so there is nothing to fine-tune for",
+            at=f"file '{path}'",
+            fix="quantize it first: onnxqat quantize",
+        )
+    return graph
+
+
 def _checkpoint_of(output: Path, *, resume: bool) -> Path:
     """Where the run is kept while it goes on; that of an unfinished one is not overwritten."""
     from onnxqat.core.errors import ConfigError
@@ -212,4 +291,4 @@ def _opened(data: str, graph: Graph) -> Dataset:
     return open_data(source.source, input_specs(graph), source)
 
 
-COMMANDS = (finetune,)
+COMMANDS = (initialize, finetune)

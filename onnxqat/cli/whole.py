@@ -61,6 +61,7 @@ def run(
             on_stage=lambda stage: show.log(f"{stage} …"),
             on_prepared=show.changes,
             on_finding=show.finding,
+            on_gain=show.stage_gain,
             on_step=progress.show,
         )
         out = make_folder(out) if processes.is_first else out

@@ -17,3 +17,5 @@ class StageGain:
     """Whether the model keeps what the stage did; not where that made it worse."""
     seconds: float
     """Wall time of the stage and of measuring it."""
+    notes: tuple[str, ...] = ()
+    """What the stage left out, and why."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from onnxqat.core.interval import Interval
+from onnxqat.core.stage_gain import StageGain
 
 
 @dataclass(frozen=True)
@@ -12,7 +13,7 @@ class ModelRow:
     """One model of the run. None where a thing was not measured."""
 
     name: str
-    """FP32, PTQ, QAT or CONTROL: the FP32 model after the same training as QAT."""
+    """FP32, PTQ, INIT (PTQ after initialization), QAT, or CONTROL: FP32 after QAT's training."""
     metric: float | None
     """Task metric, 0 to 1."""
     agreement: float | None
@@ -83,6 +84,9 @@ class Summary:
     """What the recipe asks for; nothing where it has no budget."""
     gains: tuple[Gain, ...] = ()
     """Of QAT over PTQ and, with a control, of more training of FP32 alone over FP32."""
+
+    initialization: tuple[StageGain, ...] = ()
+    """What each stage between PTQ and QAT did."""
 
     @property
     def is_within_budget(self) -> bool:

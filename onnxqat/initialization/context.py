@@ -10,6 +10,10 @@ from onnxqat.initialization.config import InitializationConfig
 from onnxqat.training.batches import TensorBatch
 
 
+def ignore(_: object) -> None:
+    """Tell nobody."""
+
+
 @dataclass(frozen=True, eq=False)
 class Context:
     """The models and the samples, all on the device that the run is on."""
@@ -21,6 +25,8 @@ class Context:
     batches: tuple[TensorBatch, ...]
     """What a stage learns from. The samples that judge it are not among them."""
     config: InitializationConfig
+    note: Callable[[str], None] = ignore
+    """Is told what a stage leaves out, and why."""
 
 
 Stage = Callable[[Context], None]

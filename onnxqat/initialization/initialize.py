@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from onnxqat.data import Batch, Dataset
 from onnxqat.data.layout import batch_layout
 from onnxqat.graph import input_specs
 from onnxqat.initialization.config import InitializationConfig
-from onnxqat.initialization.context import Context
+from onnxqat.initialization.context import Context, ignore
 from onnxqat.initialization.stages import STAGES
 from onnxqat.training.batches import Loader
 from onnxqat.training.losses import mse
@@ -71,24 +71,23 @@ def initialize(
     cudnn = torch.backends.cudnn.flags(deterministic=True, benchmark=False)
     with on_device(device, student, teacher), on_threads(config.threads), cudnn:
         batches = tuple(loader.in_order(learn, size, samples))
-        context = Context(student, teacher, batches, config)
         held_out = HeldOut(judge, loader, teacher, batch_size=size, samples=samples)
-        return tuple(_run(context, _ratio(held_out, student), on_stage))
+        context = Context(student, teacher, batches, config)
+        return tuple(_run(context, _ratio(held_out, student), on_stage or ignore))
 
 
-def _run(
-    context: Context, ratio: Callable[[], float], on_stage: OnStage | None
-) -> Iterator[StageGain]:
+def _run(context: Context, ratio: Callable[[], float], on_stage: OnStage) -> Iterator[StageGain]:
     before = ratio()
     for name in context.config.stages:
         start = time.perf_counter()
         state = _values(context.student)
-        STAGES[name](context)
+        notes: list[str] = []
+        STAGES[name](replace(context, note=notes.append))
         after = ratio()
         is_better = after >= before  # never with a number that is none
-        gain = StageGain(name, before, after, is_better, round(time.perf_counter() - start, 3))
-        if on_stage is not None:
-            on_stage(gain)
+        seconds = round(time.perf_counter() - start, 3)
+        gain = StageGain(name, before, after, is_better, seconds, tuple(notes))
+        on_stage(gain)
         yield gain
         if is_better:
             before = after

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from onnxqat.initialization.bias_correction import correct_biases
 from onnxqat.initialization.context import Stage
 
-STAGES: dict[str, Stage] = {}
+STAGES: dict[str, Stage] = {
+    "bias_correction": correct_biases,
+}
 """To add one: a function in a file of its own, a line here, a test."""

@@ -17,6 +17,7 @@ from onnxqat.core.operators import Operator, OperatorUse
 from onnxqat.core.plan import QuantPlan
 from onnxqat.core.precision import HEAVY_OPS, Precision, count_in
 from onnxqat.core.sensitivity import Sensitivity
+from onnxqat.core.stage_gain import StageGain
 from onnxqat.core.summary import Gain, ModelRow, Summary
 from onnxqat.placement.explain import Explanation
 from onnxqat.report.numbers import (
@@ -27,6 +28,7 @@ from onnxqat.report.numbers import (
     percent_within,
     points,
     share,
+    stage_line,
 )
 
 _COLOURS = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
@@ -45,8 +47,9 @@ def summary_table(summary: Summary) -> RenderableType:
     gains = [
         Text(f"gain of {gain.model} over {gain.start}: {_gained(gain)}") for gain in summary.gains
     ]
+    stages = [Text(stage_line(gain)) for gain in summary.initialization]
     notes = [Text(f"• {note}") for note in summary.notes]
-    return Group(table, *gains, Text(f"times: {times}", style="dim"), *notes)
+    return Group(table, *stages, *gains, Text(f"times: {times}", style="dim"), *notes)
 
 
 def _gained(gain: Gain) -> str:
@@ -54,6 +57,11 @@ def _gained(gain: Gain) -> str:
     if gain.sqnr_db is not None:
         told.append(f"{gain.sqnr_db:+.1f} dB".replace("-", "−"))
     return ", ".join(told) or "not measured"
+
+
+def stages_table(gains: Sequence[StageGain]) -> RenderableType:
+    """What each initialization stage did."""
+    return Group(*(Text(stage_line(gain)) for gain in gains))
 
 
 def _int8_share(row: ModelRow) -> str:

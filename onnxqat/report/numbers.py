@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from math import inf
 
+from onnxqat.core.stage_gain import StageGain
+
 MEGA = 1e6
 NOTHING = "–"
 
@@ -41,3 +43,10 @@ def decibel(value: float | None) -> str:
 def share(part: int | None, whole: int | None) -> str:
     """A count of a whole as `20 / 20`."""
     return NOTHING if part is None else f"{part} / {whole}"
+
+
+def stage_line(gain: StageGain) -> str:
+    """An initialization stage as `bias_correction: 28.1 dB → 28.7 dB in 3.2 s`."""
+    verdict = "" if gain.kept else "; worse, so undone"
+    ratios = f"{decibel(gain.before_db)} → {decibel(gain.after_db)}"
+    return f"{gain.stage}: {ratios} in {gain.seconds:.1f} s{verdict}"

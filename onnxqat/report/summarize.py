@@ -11,12 +11,14 @@ from onnxqat.core.engine_plan import EnginePlan
 from onnxqat.core.finding import Finding
 from onnxqat.core.interval import Interval, wilson
 from onnxqat.core.precision import HEAVY_OPS, Precision, count_in, node_precisions
+from onnxqat.core.stage_gain import StageGain
 from onnxqat.core.summary import BudgetCheck, Gain, ModelRow, StageTime, Summary
 from onnxqat.graph import Graph
 from onnxqat.recipe import Budget, Recipe
 from onnxqat.training import Finetuned
 
-MODELS = ("FP32", "PTQ", "QAT")
+INIT = "INIT"
+"""PTQ after the initialization stages: where the training starts, if there were any."""
 CONTROL = "CONTROL"
 """The FP32 model after the same training: what more training does without quantization."""
 
@@ -40,6 +42,7 @@ class Evidence:
     engines: Engines
     findings: tuple[Finding, ...]
     file_bytes: Mapping[str, int]
+    initialization: tuple[StageGain, ...] = ()
     control: Finetuned | None = None
     """The FP32 model after the same training, where that was asked for."""
 
@@ -54,16 +57,23 @@ def summarize(recipe: Recipe, evidence: Evidence, times: tuple[StageTime, ...]) 
         metric=comparison.metric if comparison is not None else None,
         samples=comparison.samples if comparison is not None else 0,
         target=f"{plan.backend} {plan.target}" if plan is not None else None,
-        rows=tuple(_row(name, evidence) for name in (*MODELS, *_controls(evidence))),
+        rows=tuple(_row(name, evidence) for name in _models(evidence)),
         times=times,
         notes=_notes(evidence, recipe),
         budget=tuple(_checks(recipe.budget, comparison)),
         gains=tuple(_gains(evidence)),
+        initialization=evidence.initialization,
     )
 
 
-def _controls(evidence: Evidence) -> tuple[str, ...]:
-    return (CONTROL,) if evidence.control is not None else ()
+def _models(evidence: Evidence) -> Iterator[str]:
+    """The columns of the table."""
+    yield from ("FP32", "PTQ")
+    if evidence.initialization:
+        yield INIT
+    yield "QAT"
+    if evidence.control is not None:
+        yield CONTROL
 
 
 def _gains(evidence: Evidence) -> Iterator[Gain]:
@@ -141,6 +151,7 @@ def _notes(evidence: Evidence, recipe: Recipe) -> tuple[str, ...]:
     """What the reader of the table has to know."""
     tuned, engines = evidence.tuned, evidence.engines
     notes = list(engines.refusals)
+    start = INIT if evidence.initialization else "PTQ"
     if not evidence.comparisons:
         notes.append("no [data.test] in the recipe, so no accuracy was measured")
     notes += [
@@ -150,7 +161,9 @@ def _notes(evidence: Evidence, recipe: Recipe) -> tuple[str, ...]:
     if evidence.control is not None and evidence.control.best_step == 0:
         notes.append("the control did not learn: without quantization the loss has nothing to mend")
     if tuned.best_step == 0:
-        notes.append("no step of the training was better than its start: QAT is PTQ, unchanged")
+        notes.append(
+            f"no step of the training was better than its start: QAT is {start}, unchanged"
+        )
     if tuned.stopped == "non-finite":
         step = tuned.history[-1].step
         notes.append(

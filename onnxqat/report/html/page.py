@@ -116,6 +116,7 @@ def _environment() -> Environment:
         decibel=numbers.decibel,
         megabytes=numbers.megabytes,
         share=numbers.share,
+        stage_line=numbers.stage_line,
         short=_short,
         sort_key=_sort_key,
         parts=_parts,
