@@ -35,8 +35,6 @@ Validation = Annotated[
     ),
 ]
 
-Teacher = Annotated[Path, Parameter(name="--teacher", help="The FP32 ONNX file.")]
-
 Fallback = Annotated[
     Literal["onnxruntime"] | None,
     Parameter(
