@@ -165,6 +165,33 @@ def finetune(
             help="What layers compute in while training; fake quantization stays in float32.",
         ),
     ] = "float32",
+    train: Annotated[
+        Literal["all", "sensitive"],
+        Parameter(
+            name="--train",
+            help="sensitive: only the layers whose quantizers make most of the error; the others "
+            "are frozen, which saves time and memory.",
+        ),
+    ] = "all",
+    train_share: Annotated[
+        float, Parameter(name="--train-share", help="Share of all weights that sensitive trains.")
+    ] = 0.5,
+    train_only: Annotated[
+        tuple[str, ...],
+        Parameter(
+            name="--train-only",
+            negative="",
+            help="Train only nodes, weights and scales whose name matches (regex, repeatable).",
+        ),
+    ] = (),
+    freeze: Annotated[
+        tuple[str, ...],
+        Parameter(
+            name="--freeze",
+            negative="",
+            help="Do not train nodes, weights and scales whose name matches (regex, repeatable).",
+        ),
+    ] = (),
     patience: Annotated[
         int | None,
         Parameter(name="--patience", help="Stop after so many validations without a gain."),
@@ -214,6 +241,10 @@ def finetune(
         schedule=schedule,
         average=average,
         precision=precision,
+        train=train,
+        train_share=train_share,
+        train_only=train_only,
+        freeze=freeze,
         patience=patience,
         checkpoint_minutes=checkpoint_minutes,
         fallback=fallback,

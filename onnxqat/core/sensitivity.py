@@ -47,11 +47,6 @@ class Sensitivity:
     or equalization changed."""
     quantizers: tuple[QuantizerSensitivity, ...]
 
-    def of_weights(self) -> dict[str, float]:
-        """Weight -> the share of the error that its quantizer makes, the most sensitive first."""
-        return {
-            tensor: found.share
-            for found in self.quantizers
-            if found.is_weight
-            for tensor in found.tensors
-        }
+    def of_node(self, node: str) -> float:
+        """The share of the error that a node's quantizers make, of its data and of its weights."""
+        return sum(found.share for found in self.quantizers if node in found.nodes)

@@ -66,6 +66,18 @@ class FinetuneConfig:
     weight_scales: Literal["auto", "recomputed", "learned", "frozen"] = "auto"
     """Weight scales; auto: recomputed (amax / qmax) where they start so, else as `scales`."""
 
+    train: Literal["all", "sensitive"] = "all"
+    """`sensitive`: only the layers whose quantizers make most of the error, see `sensitivity`;
+    weights, biases and scales of all others are frozen, which saves their part of the time and of
+    the memory."""
+    train_share: float = 0.5
+    """The share of all weights that `sensitive` trains, at most."""
+    train_only: tuple[str, ...] = ()
+    """Regular expressions of the names of nodes, weights or quantized tensors: nothing but these
+    trains. A pattern must match the whole name."""
+    freeze: tuple[str, ...] = ()
+    """The same: these do not train, whatever the above says."""
+
     validate_every: int | None = None
     """Steps between validations; None: about ten in all."""
     validation_samples: int = 512
@@ -106,6 +118,7 @@ class FinetuneConfig:
             _require(self, name, above=0)
         for name in ("warmup", "scales_first", "damping"):
             _require(self, name, low=0, high=1)
+        _require(self, "train_share", above=0, high=1)
         _require(self, "average", above=0, high=0.99999)
         if self.steps is not None and self.epochs is not None:
             raise ConfigError("both steps and epochs are given", fix="give one of them")

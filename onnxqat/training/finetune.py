@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from onnxqat.bridge import OnnxModule
+from onnxqat.core.codec import decode, encode
+from onnxqat.core.sensitivity import Sensitivity
 from onnxqat.data import Dataset
 from onnxqat.data.layout import batch_layout
 from onnxqat.graph import input_specs
 from onnxqat.training.batches import Loader
 from onnxqat.training.checkpoint import Checkpoint
 from onnxqat.training.config import FinetuneConfig
-from onnxqat.training.distributed import processes
-from onnxqat.training.identity import identity
+from onnxqat.training.distributed import Processes, processes
+from onnxqat.training.identity import Identity, identity
 from onnxqat.training.loop import Loop
 from onnxqat.training.optimizer import choose_rates, make_optimizer
 from onnxqat.training.oscillation import make_damping
@@ -23,6 +27,8 @@ from onnxqat.training.parameters import Coordinates
 from onnxqat.training.record import Finetuned, OnProgress
 from onnxqat.training.resume import put_back
 from onnxqat.training.schedule import count_steps, make_schedule
+from onnxqat.training.selection import Selection, select
+from onnxqat.training.sensitivity import SensitivityConfig, sensitivity
 from onnxqat.training.setting import (
     choose_device,
     on_device,
@@ -77,7 +83,12 @@ def finetune(
     device, among = choose_device(config.device), processes()
     axes = batch_layout(input_specs(student.graph)).axes
     loader = Loader(tuple(student.input_names), device, axes)
-    kept = _checkpoint(checkpoint, student, teacher, data, validation=validation, config=config)
+    selection = _select(student, teacher, data, config=config, among=among)
+    kept = _checkpoint(
+        checkpoint,
+        lambda: identity(student, teacher, data, validation, config) | _as_identity(selection),
+        config,
+    )
     cudnn = torch.backends.cudnn.flags(deterministic=True, benchmark=False)
     with on_device(device, student, teacher), on_threads(config.threads), cudnn:
         held_out = HeldOut(
@@ -95,6 +106,7 @@ def finetune(
             samples=data.size,
             on_progress=on_progress,
             checkpoint=kept,
+            selection=selection,
         )
         if kept is not None and resume and (content := among.from_first(kept.read)):
             put_back(loop, kept.parse(content))
@@ -111,22 +123,44 @@ def finetune(
     return Finetuned(student, tuple(loop.history), loop.best.step, stopped, loop.origin)
 
 
-def _checkpoint(
-    path: Path | None,
+def _select(
     student: OnnxModule,
     teacher: OnnxModule,
     data: Dataset,
     *,
-    validation: Dataset | None,
     config: FinetuneConfig,
+    among: Processes,
+) -> Selection:
+    """What may train. The first process measures for all, so that they agree.
+
+    A model without quantizers, as the FP32 control is, trains all over.
+    """
+    if config.train == "all" or not student.quantizers:
+        return select(student, config, None)
+    measure = SensitivityConfig(leave_one_out=False, device=config.device, threads=config.threads)
+
+    def measured() -> bytes:
+        found = sensitivity(student, teacher, data, config=measure)
+        return json.dumps(encode(found)).encode()
+
+    found = decode(Sensitivity, json.loads(among.from_first(measured)))
+    return select(student, config, found)
+
+
+def _as_identity(selection: Selection) -> Identity:
+    """The layers that were found sensitive: a run goes on with the same ones, or not at all."""
+    if selection.nodes is None:
+        return {}
+    return {"the choice of sensitive layers": ", ".join(sorted(selection.nodes))}
+
+
+def _checkpoint(
+    path: Path | None, identify: Callable[[], Identity], config: FinetuneConfig
 ) -> Checkpoint | None:
     if path is None:
         return None
     return Checkpoint(
-        path,
-        identity(student, teacher, data, validation, config),
-        minutes=config.checkpoint_minutes,
-        steps=config.checkpoint_steps,
+        path, identify(), minutes=config.checkpoint_minutes, steps=config.checkpoint_steps
     )
 
 
@@ -138,13 +172,14 @@ def _prepare(
     samples: int | None,
     on_progress: OnProgress | None,
     checkpoint: Checkpoint | None,
+    selection: Selection,
 ) -> Loop:
     steps = count_steps(config, samples)
     schedule = make_schedule(config, steps=steps, samples=samples)
     facts = held_out.observe()
     loss = make_loss(config, facts)
     start_from_teacher(student, held_out.teacher)
-    targets = choose_targets(student, config)
+    targets = choose_targets(student, config, selection)
     coordinates = Coordinates(targets.trained)
     rates = choose_rates(config, bits=weight_bits(student))
     return Loop(

@@ -46,12 +46,26 @@ TRANSPARENT = frozenset(
 def roles(graph: Graph) -> dict[str, Kind]:
     """Initializer name -> what it is, for those that may be trained, in node order."""
     found: dict[str, Kind] = {}
+    for constant, kind, _ in _reads(graph):
+        found.setdefault(constant, kind)
+    return found
+
+
+def readers_of_parameters(graph: Graph) -> dict[str, tuple[str, ...]]:
+    """Initializer name -> the nodes that read it, for those that may be trained."""
+    found: dict[str, dict[str, None]] = {}
+    for constant, _, node in _reads(graph):
+        found.setdefault(constant, {})[node] = None
+    return {constant: tuple(nodes) for constant, nodes in found.items()}
+
+
+def _reads(graph: Graph) -> Iterator[tuple[str, Kind, str]]:
+    """Each initializer that may be trained, what it is, and the node that reads it."""
     for node in graph.nodes:
         for kind, index in _trained_inputs(node):
             constant = _initializer(node.inputs[index]) if index < len(node.inputs) else None
             if constant is not None:
-                found.setdefault(constant, kind)
-    return found
+                yield constant, kind, node.name
 
 
 def _trained_inputs(node: Any) -> Iterator[tuple[Kind, int]]:

@@ -9,11 +9,12 @@ import torch
 from torch.nn import Parameter
 
 from onnxqat.bridge import OnnxModule
-from onnxqat.core.errors import TrainingError
+from onnxqat.core.errors import ConfigError, TrainingError
 from onnxqat.training.config import FinetuneConfig
 from onnxqat.training.names import parameters_by_name
 from onnxqat.training.parameters import Kind, Trained, bias_unit, weight_unit
-from onnxqat.training.roles import roles
+from onnxqat.training.roles import readers_of_parameters, roles
+from onnxqat.training.selection import EVERYTHING, Selection, readers_of_quantizers
 from onnxqat.training.weight_scales import Follower, followers
 
 
@@ -36,14 +37,17 @@ class Targets:
             follower.follow()
 
 
-def choose_targets(student: OnnxModule, config: FinetuneConfig) -> Targets:
-    """Weights, biases and norms always train; scales as the config says.
+def choose_targets(
+    student: OnnxModule, config: FinetuneConfig, selection: Selection = EVERYTHING
+) -> Targets:
+    """Weights, biases and norms train, as far as they are selected; scales as the config says.
 
     Everything else in the student (constants of formulas, limits of a Clip, running statistics)
     keeps its value. `requires_grad` of all the student's parameters is set accordingly.
 
     Raises:
         TrainingError: The student has no weight.
+        ConfigError: Nothing that could train is selected.
     """
     by_name = parameters_by_name(student)
     values = tuple(_choose_values(student, by_name))
@@ -53,11 +57,43 @@ def choose_targets(student: OnnxModule, config: FinetuneConfig) -> Targets:
         )
     following = _choose_followers(student, by_name, config)
     scales = tuple(_choose_scales(student, following, config))
+    if not selection.is_everything:
+        values, following, scales = _selected(student, selection, values, following, scales)
     moving = {id(entry.parameter) for entry in (*values, *scales)}
     for parameter in student.parameters():
         parameter.requires_grad_(id(parameter) in moving)
         parameter.grad = None
     return Targets((*values, *scales), following)
+
+
+def _selected(
+    student: OnnxModule,
+    selection: Selection,
+    values: tuple[Trained, ...],
+    following: tuple[Follower, ...],
+    scales: tuple[Trained, ...],
+) -> tuple[tuple[Trained, ...], tuple[Follower, ...], tuple[Trained, ...]]:
+    """The same without what is not selected; scales of frozen weights need not follow them."""
+    readers = readers_of_parameters(student.graph)
+    values = tuple(x for x in values if selection.allows(x.name, readers[x.name]))
+    moving = {id(x.parameter) for x in values}
+    following = tuple(
+        follower
+        for follower in following
+        if any(id(weight) in moving for weight, _ in follower.weights)
+    )
+    readers = readers_of_quantizers(student)
+    allowed = {
+        id(quantizer.scale)
+        for name, quantizer in student.quantizers.items()
+        if selection.allows(name, readers[name])
+    }
+    scales = tuple(x for x in scales if id(x.parameter) in allowed)
+    if not (values or scales):
+        raise ConfigError(
+            "nothing is left to train", fix="let train_only match more names, or freeze fewer"
+        )
+    return values, following, scales
 
 
 def weight_bits(student: OnnxModule) -> int:
