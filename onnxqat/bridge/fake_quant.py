@@ -22,6 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from onnxqat.bridge.recompute import Again, Recomputation
+
 
 class FakeQuantize(nn.Module):
     """One Q/DQ pair.
@@ -35,6 +37,7 @@ class FakeQuantize(nn.Module):
         is_weight: Whether what is quantized is an initializer.
         enabled: When False, the input passes unchanged.
         is_reached: Whether a gradient of some output reaches it; not if only frozen nodes lead on.
+        recomputation: Who is told of results that can be computed again; None: nobody.
     """
 
     scale: nn.Parameter
@@ -50,6 +53,7 @@ class FakeQuantize(nn.Module):
         self.is_weight = is_weight
         self.enabled = True
         self.is_reached = True
+        self.recomputation: Recomputation | None = None
 
     @property
     def learn_scale(self) -> bool:
@@ -73,7 +77,7 @@ class FakeQuantize(nn.Module):
         if x.dtype != self.scale.dtype:  # autocast: codes need the full precision of the scale
             x = x.to(self.scale.dtype)
         codes = (max(self.qmin, 0) if rectify else self.qmin, self.qmax)
-        arguments = (x, self.scale, self.axis, codes, rectify)
+        arguments = (x, self.scale, self.axis, codes, rectify, self._noted(x))
         result: Tensor
         if self.learn_scale and torch.is_grad_enabled():
             samples = 1 if self.is_weight or x.ndim < 2 else max(x.shape[0], 1)
@@ -81,6 +85,11 @@ class FakeQuantize(nn.Module):
         else:
             result = _Frozen.apply(*arguments)  # type: ignore[no-untyped-call]
         return result
+
+    def _noted(self, x: Tensor) -> Recomputation | None:
+        """Who notes what is made of `x`; nobody where layers are to keep it."""
+        noted = self.recomputation
+        return noted if noted is not None and noted.wants(x) else None
 
     @torch.no_grad()
     def codes(self, x: Tensor) -> Tensor:
@@ -125,6 +134,12 @@ def _fake_quantized(x: Tensor, scale: Tensor, codes: Codes) -> Tensor:
     return (x / scale).round_().clamp_(*codes).mul_(scale)
 
 
+def _again(scale: Tensor, axis: int | None, codes: Codes) -> Again:
+    """What fake-quantizes again in the backward pass, in which the scale is still the same."""
+    fixed = scale.detach()
+    return Again(lambda x: _fake_quantized(x, along(fixed, axis, x.ndim), codes))
+
+
 def _passing(codes: Codes, *, rectify: bool) -> tuple[float, float]:
     """Between which ratios x / scale a gradient passes; a Relu passes none at 0."""
     return (0.0 if rectify else codes[0] - 0.5), codes[1] + 0.5
@@ -153,22 +168,36 @@ class _Frozen(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, scale: Tensor, axis: int | None, codes: Codes, rectify: bool
+        ctx: Any,
+        x: Tensor,
+        scale: Tensor,
+        axis: int | None,
+        codes: Codes,
+        rectify: bool,
+        noted: Recomputation | None,
     ) -> Tensor:
         ctx.axis, ctx.passing = axis, _passing(codes, rectify=rectify)
         ctx.save_for_backward(x, scale)
-        return _fake_quantized(x, along(scale, axis, x.ndim), codes)
+        y = _fake_quantized(x, along(scale, axis, x.ndim), codes)
+        if not ctx.needs_input_grad[0]:
+            noted = None  # of the graph's inputs: there is no backward pass that would keep x
+        ctx.again = None if noted is None else noted.note(y, x, _again(scale, axis, codes))
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, scale = ctx.saved_tensors
+        if ctx.again is not None:
+            ctx.again.forget()
         grad_x = _passed(grad, x, along(scale, ctx.axis, x.ndim), ctx.passing)
-        return grad_x, None, None, None, None
+        return grad_x, None, None, None, None, None
 
 
 class _Learned(torch.autograd.Function):
-    """The scale gets its LSQ gradient. Keeps the input and the result for the backward pass."""
+    """The scale gets its LSQ gradient. Keeps the input for the backward pass, and the result
+    unless that can be computed again.
+    """
 
     @staticmethod
     def forward(
@@ -178,18 +207,23 @@ class _Learned(torch.autograd.Function):
         axis: int | None,
         codes: Codes,
         rectify: bool,
+        noted: Recomputation | None,
         samples: int,
     ) -> Tensor:
         y = _fake_quantized(x, along(scale, axis, x.ndim), codes)
         ctx.axis, ctx.qmax, ctx.passing = axis, codes[1], _passing(codes, rectify=rectify)
         ctx.features = x.numel() // (scale.numel() * samples)
-        ctx.save_for_backward(x, y, scale)
+        ctx.again = None if noted is None else noted.note(y, x, _again(scale, axis, codes))
+        ctx.save_for_backward(x, y if noted is None else None, scale)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, y, scale = ctx.saved_tensors
+        if ctx.again is not None:
+            y = ctx.again.value(x)
+            ctx.again.forget()
         shaped = along(scale, ctx.axis, x.ndim)
         # Inside: q - x / scale = (y - x) / scale; outside: q = y / scale. The difference is taken
         # before the sum: sums of grad * y and grad * x would cancel to noise.
@@ -198,7 +232,7 @@ class _Learned(torch.autograd.Function):
         total = _sum_of_products(grad, slope, ctx.axis).reshape(scale.shape)
         grad_scale = total / (scale * (ctx.features * ctx.qmax) ** 0.5)
         grad_x = _passed(grad, x, shaped, ctx.passing) if ctx.needs_input_grad[0] else None
-        return grad_x, grad_scale, None, None, None, None
+        return grad_x, grad_scale, None, None, None, None, None
 
 
 def _sum_of_products(a: Tensor, b: Tensor, axis: int | None) -> Tensor:

@@ -179,6 +179,7 @@ def _prepare(
     facts = held_out.observe()
     loss = make_loss(config, facts)
     start_from_teacher(student, held_out.teacher)
+    student.saves_memory = config.save_memory
     targets = choose_targets(student, config, selection)
     coordinates = Coordinates(targets.trained)
     rates = choose_rates(config, bits=weight_bits(student))
