@@ -109,7 +109,8 @@ def _all_stages(
     changes: list[Change] = []
 
     with clock.stage("prepare"):
-        fp32 = prepare(original, on_change=changes.append)
+        min_opset = recipe.placement.min_opset
+        fp32 = prepare(original, min_opset=min_opset, on_change=changes.append)
         folder.save_prepared(fp32, changes)
         watch.on_prepared(changes)
     with clock.stage("place"):

@@ -17,6 +17,7 @@ from onnxqat.core.plan import Placement, Skip
 from onnxqat.core.precision import HEAVY_OPS
 from onnxqat.graph import Graph
 from onnxqat.graph.passes.edit import replace_reads
+from onnxqat.graph.qdq_pairs import qdq_pairs
 from onnxqat.graph.query import constant_value, producer
 from onnxqat.placement import place
 from onnxqat.placement.config import PROFILES, PlacementConfig
@@ -46,6 +47,11 @@ class Wanted:
         return self.twins.get(id(node))
 
 
+def _has_fp8(graph: Graph) -> bool:
+    """Whether anything is quantized to FP8, which has other kernels than INT8."""
+    return any(pair.dtype == "float8_e4m3fn" for pair in qdq_pairs(graph))
+
+
 def wanted_by_placement(graph: Graph, profile: str) -> Wanted:
     """What placement would do, were it asked for the layers that the file quantizes.
 
@@ -61,7 +67,9 @@ def wanted_by_placement(graph: Graph, profile: str) -> Wanted:
     for name, node in zip(pairs, bare.nodes, strict=True):
         node.name = name
     _undress(bare)
-    config = PlacementConfig(profile=profile, exclude=_patterns(left_out))
+    config = PlacementConfig(
+        profile=profile, exclude=_patterns(left_out), format="fp8" if _has_fp8(graph) else "int8"
+    )
     try:
         plan = place(bare, config=config)
     except PlacementError:  # rules at odds over a strange network: then nothing is expected

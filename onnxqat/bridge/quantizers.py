@@ -33,6 +33,7 @@ class Format:
     qmin: int
     qmax: int
     zero_point: int
+    is_float8: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ class Quantizer:
 
     def weight(self, scale: Tensor) -> Tensor:
         """The float weight that stored codes stand for."""
-        codes = torch.from_numpy(_array(self.source).astype(np.int64)) - self.format.zero_point
+        array = _array(self.source).astype(np.float32 if self.format.is_float8 else np.int64)
+        codes = torch.from_numpy(array) - self.format.zero_point
         shaped = along(scale.detach(), self.pair.axis, codes.ndim)
         return codes.to(scale.dtype) * shaped
 
@@ -133,7 +135,8 @@ def _quantizer(graph: Graph, dq: gs.Node, pair: QdqPair, narrow: frozenset[str])
     assert isinstance(scale, gs.Constant)
     source = dq.inputs[0] if q is None else q.inputs[0]
     twin = None if q is None or q.inputs[1] is scale else q.inputs[1]
-    return Quantizer(pair, Format(*limits, zero_point), source, scale, twin)
+    kind = Format(*limits, zero_point, is_float8=pair.dtype == _FLOAT8)
+    return Quantizer(pair, kind, source, scale, twin)
 
 
 def _why_not(graph: Graph, dq: gs.Node, q: gs.Node | None) -> str | None:
@@ -144,7 +147,7 @@ def _why_not(graph: Graph, dq: gs.Node, q: gs.Node | None) -> str | None:
     if not (scales > 0).all():
         return f"the scale '{dq.inputs[1].name}' is not positive"
     if any(_is_special(node) for node in (dq, q) if node is not None):
-        return "it has blocks, or converts to another type"
+        return "it has blocks, converts to another type, or does not saturate"
     return None if q is None else _why_no_pair(graph, q, dq)
 
 
@@ -165,9 +168,13 @@ def _why_no_pair(graph: Graph, q: gs.Node, dq: gs.Node) -> str | None:
 
 
 def _is_special(node: gs.Node) -> bool:
-    """Whether a node has blocks of values, or computes or returns another type than its scale's."""
-    return any(node.attrs.get(name) for name in ("block_size", "precision")) or (
-        node.op == "DequantizeLinear" and bool(node.attrs.get("output_dtype"))
+    """Whether a node has blocks of values, computes or returns another type than its scale's, or
+    makes NaN of what is too large for FP8.
+    """
+    return (
+        any(node.attrs.get(name) for name in ("block_size", "precision"))
+        or (node.op == "DequantizeLinear" and bool(node.attrs.get("output_dtype")))
+        or not node.attrs.get("saturate", 1)
     )
 
 
@@ -193,7 +200,11 @@ def _limits(pair: QdqPair, narrow: frozenset[str]) -> tuple[int, int] | None:
     return _LIMITS.get(pair.dtype)
 
 
+_FLOAT8 = "float8_e4m3fn"
+"""The FP8 type that TensorRT has; another runs as it is written."""
+
 _LIMITS = {
+    _FLOAT8: (QuantDtype.FP8.qmin, QuantDtype.FP8.qmax),
     "int8": (-128, 127),
     "uint8": (0, 255),
     "int16": (-(2**15), 2**15 - 1),
@@ -253,6 +264,7 @@ class FakeQuantizers:
             qmin=entry.format.qmin - offset,
             qmax=entry.format.qmax - offset,
             is_weight=entry.pair.is_weight,
+            is_float8=entry.format.is_float8,
         )
         name = entry.pair.tensor
         if name in self.modules:  # two scales on one tensor: the second goes by its DQ's output

@@ -55,5 +55,6 @@ def _codes(tensor: Tensor, codes: Codes, old: NDArray[Any]) -> NDArray[Any]:
     computed = codes.module.codes(tensor.to(codes.module.scale.device)).cpu().to(torch.float64)
     limits = (codes.module.qmin + codes.zero_point, codes.module.qmax + codes.zero_point)
     whole = np.clip(computed.numpy() + codes.zero_point, *limits)
-    stored: NDArray[Any] = whole.astype(np.int64).astype(old.dtype).reshape(old.shape)
+    exact = whole.astype(np.float32 if codes.module.is_float8 else np.int64)
+    stored: NDArray[Any] = exact.astype(old.dtype).reshape(old.shape)
     return stored

@@ -79,7 +79,12 @@ def choose(
     """
     probabilities = _probabilities(graph)
     choices = {
-        group: chosen_by("mse" if probabilities.isdisjoint(group.tensors) else "max", seen, config)
+        group: chosen_by(
+            "mse" if probabilities.isdisjoint(group.tensors) else "max",
+            seen,
+            config,
+            dtype=group.spec.dtype,
+        )
         for group, seen in values.items()
     }
     if not (choices and batches):
@@ -239,7 +244,10 @@ class _Search:
         """Every calibrator's range and a ladder of ranges, as far as they differ."""
         seen = self._values[group]
         every = [
-            *(chosen_by(method, seen, self._config) for method in CALIBRATORS),
+            *(
+                chosen_by(method, seen, self._config, dtype=group.spec.dtype)
+                for method in CALIBRATORS
+            ),
             *(Choice(now.amax * share, "search") for share in _LADDER),
         ]
         distinct = [now]

@@ -148,7 +148,10 @@ class _Task:
         if self.config.method == "auto":
             return choose(self.graph, self.plan, values, batches, config=self.config)
         method = self.config.method
-        return {group: chosen_by(method, seen, self.config) for group, seen in values.items()}
+        return {
+            group: chosen_by(method, seen, self.config, dtype=group.spec.dtype)
+            for group, seen in values.items()
+        }
 
 
 def _ranges(group: RangeGroup, amax: Floats, *, method: str, samples: int) -> Iterable[TensorRange]:

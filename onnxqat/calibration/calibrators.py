@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxqat.calibration.config import CalibrationConfig
-from onnxqat.calibration.error import quantization_error
+from onnxqat.calibration.error import quantization_error, upper_bounds
 from onnxqat.calibration.histogram import TensorStatistics
+from onnxqat.core import qdq
 from onnxqat.core.spec import QuantDtype
 
 Floats = NDArray[np.float64]
@@ -88,10 +90,15 @@ class Entropy(Calibrator):
 
     Source: Migacz, "8-bit inference with TensorRT", GTC 2017: 2048 equal bins over the magnitudes,
     128 levels, every number of bins from 128 on is tried, and what is clipped joins the last bin.
+    Other formats than INT8 have their own levels, of FP8 the unequal ones that it has.
     """
 
     bins = 2048
-    levels = 128
+
+    @cached_property
+    def levels(self) -> int:
+        """How many magnitudes the codes tell apart."""
+        return len(qdq.levels(self.dtype))
 
     def amax(self) -> float:
         """The upper edge of the last bin that is kept."""
@@ -99,8 +106,18 @@ class Entropy(Calibrator):
         if largest == 0:
             return 0.0
         kept = np.arange(self.levels, self.bins + 1)
-        best = kept[np.argmin(_divergence(self._equal_bins(), kept, levels=self.levels))]
+        divergence = _divergence(self._equal_bins(), kept, bounds=self._bounds(kept))
+        best = kept[np.argmin(divergence)]
         return float(best / self.bins * largest)
+
+    def _bounds(self, kept: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where the groups of bins end that one level each stands for, [len(kept), levels + 1]."""
+        if not self.dtype.is_float:
+            equal: NDArray[np.int64] = kept[:, None] * np.arange(self.levels + 1) // self.levels
+            return equal
+        ends = np.append(0, upper_bounds(self.dtype))
+        bounds: NDArray[np.int64] = np.floor(kept[:, None] * (ends / ends[-1])).astype(np.int64)
+        return bounds
 
     def _equal_bins(self) -> Floats:
         """Counts of magnitudes in equal bins up to the largest.
@@ -121,17 +138,16 @@ def _interpolate(at: Floats, edges: Floats, cumulative: Floats) -> Floats:
     return np.asarray(np.interp(at, edges[last], cumulative[last]), np.float64)
 
 
-def _divergence(counts: Floats, kept: NDArray[np.int64], *, levels: int) -> Floats:
+def _divergence(counts: Floats, kept: NDArray[np.int64], *, bounds: NDArray[np.int64]) -> Floats:
     """KL(P || Q) for each number of bins kept, [len(kept)].
 
     P holds the first `kept` counts, with all further ones added to the last. Q spreads the counts
-    of each of `levels` groups of adjacent bins evenly over those of its bins that are not empty. As
-    Q is constant in a group, sums over groups are enough: differences of running sums.
+    of each group of adjacent bins evenly over those of its bins that are not empty. As Q is
+    constant in a group, sums over groups are enough: differences of running sums.
     """
     total = counts.sum()
     outliers = total - np.cumsum(counts)[kept - 1]
     last = counts[kept - 1]
-    bounds = kept[:, None] * np.arange(levels + 1) // levels
     mass = np.diff(_running(counts)[bounds], axis=1)
     filled = np.diff(_running(counts > 0)[bounds], axis=1)
     filled[:, -1] += (last == 0) & (outliers > 0)
@@ -169,9 +185,15 @@ class Choice:
     method: str
 
 
-def chosen_by(method: str, statistics: TensorStatistics, config: CalibrationConfig) -> Choice:
-    """The range that a calibrator chooses."""
-    calibrator = CALIBRATORS[method](statistics)
+def chosen_by(
+    method: str,
+    statistics: TensorStatistics,
+    config: CalibrationConfig,
+    *,
+    dtype: QuantDtype = QuantDtype.INT8,
+) -> Choice:
+    """The range that a calibrator chooses for codes of a type."""
+    calibrator = CALIBRATORS[method](statistics, dtype=dtype)
     if isinstance(calibrator, Percentile):
         calibrator.percentile = config.percentile
     return Choice(calibrator.amax(), method)

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxqat.calibration.histogram import TensorStatistics
+from onnxqat.core.qdq import levels
 from onnxqat.core.spec import QuantDtype
 
 Floats = NDArray[np.float64]
@@ -19,14 +20,20 @@ def quantization_error(statistics: TensorStatistics, amax: Floats, *, dtype: Qua
     evenly spread in a bin of the histogram, which is at most 1/16 of an INT8 step wide.
     """
     edges, sums = _running_moments(statistics)
-    codes = np.arange(dtype.qmax + 1)
+    codes = levels(dtype)
     scale = amax[:, None] / dtype.qmax
-    bounds = np.concatenate([np.zeros_like(scale), (codes + 0.5) * scale], axis=1)
+    bounds = np.concatenate([np.zeros_like(scale), upper_bounds(dtype) * scale], axis=1)
     bounds[:, -1] = max(statistics.amax, float(bounds.max()))
     zeroth, first, second = (np.diff(np.interp(bounds, edges, s), axis=1) for s in sums)
     code_values = codes * scale
     error: Floats = (second - 2 * code_values * first + code_values**2 * zeroth).sum(axis=1)
     return np.maximum(error, 0) / max(statistics.values, 1)
+
+
+def upper_bounds(dtype: QuantDtype) -> Floats:
+    """Where the values end that each code of `levels` stands for, in scales."""
+    codes = levels(dtype)
+    return codes + np.diff(codes, append=2 * codes[-1] - codes[-2]) / 2
 
 
 def _running_moments(statistics: TensorStatistics) -> tuple[Floats, tuple[Floats, Floats, Floats]]:

@@ -21,7 +21,6 @@ from onnxqat.core.plan import QuantPlan
 from onnxqat.graph import Graph
 
 _PREFIX = "onnxqat_switch"
-_ZERO = f"{_PREFIX}_zero_point"
 
 
 class SwitchedGraph:
@@ -67,6 +66,10 @@ def _scale(group: int) -> str:
     return f"{_PREFIX}_scale_{group}"
 
 
+def _zero(container: str) -> str:
+    return f"{_PREFIX}_zero_point_{container}"
+
+
 def _add_switches(model: onnx.ModelProto, plan: QuantPlan, groups: Sequence[RangeGroup]) -> None:
     """Put a switch before every quantized edge; nodes stay in topological order."""
     group_of = {tensor: i for i, group in enumerate(groups) for tensor in group.tensors}
@@ -75,17 +78,24 @@ def _add_switches(model: onnx.ModelProto, plan: QuantPlan, groups: Sequence[Rang
         for placement in plan.placements
         if placement.edge.tensor in group_of
     }
-    nodes = list(_with_switches(model.graph.node, edges, group_of))
+    containers = [group.spec.dtype.container for group in groups]
+    nodes = list(_with_switches(model.graph.node, edges, group_of, containers))
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-    model.graph.initializer.append(numpy_helper.from_array(np.zeros((), np.int8), _ZERO))
+    for container in sorted(set(containers)):
+        kind = TensorProto.DataType.Value(container)
+        zero = np.zeros((), helper.tensor_dtype_to_np_dtype(kind))
+        model.graph.initializer.append(numpy_helper.from_array(zero, _zero(container)))
     for i in range(len(groups)):
         model.graph.input.append(helper.make_tensor_value_info(_flag(i), TensorProto.BOOL, []))
         model.graph.input.append(helper.make_tensor_value_info(_scale(i), TensorProto.FLOAT, []))
 
 
 def _with_switches(
-    nodes: Sequence[onnx.NodeProto], edges: set[tuple[str, int]], group_of: Mapping[str, int]
+    nodes: Sequence[onnx.NodeProto],
+    edges: set[tuple[str, int]],
+    group_of: Mapping[str, int],
+    containers: Sequence[str],
 ) -> Iterator[onnx.NodeProto]:
     switched: dict[str, str] = {}
     for node in nodes:
@@ -94,18 +104,19 @@ def _with_switches(
                 continue
             if tensor not in switched:
                 switched[tensor] = f"{_PREFIX}_{tensor}"
-                yield _switch(tensor, switched[tensor], group_of[tensor])
+                group = group_of[tensor]
+                yield _switch(tensor, switched[tensor], group=group, container=containers[group])
             node.input[index] = switched[tensor]
         yield node
 
 
-def _switch(tensor: str, output: str, group: int) -> onnx.NodeProto:
+def _switch(tensor: str, output: str, *, group: int, container: str) -> onnx.NodeProto:
     """`output = DQ(Q(tensor)) if flag else tensor`."""
     codes, on, off = f"{output}_codes", f"{output}_on", f"{output}_off"
-    scale = _scale(group)
+    scale, zero = _scale(group), _zero(container)
     quantized = [
-        helper.make_node("QuantizeLinear", [tensor, scale, _ZERO], [codes], f"{output}_q"),
-        helper.make_node("DequantizeLinear", [codes, scale, _ZERO], [on], f"{output}_dq"),
+        helper.make_node("QuantizeLinear", [tensor, scale, zero], [codes], f"{output}_q"),
+        helper.make_node("DequantizeLinear", [codes, scale, zero], [on], f"{output}_dq"),
     ]
     return helper.make_node(
         "If",

@@ -31,9 +31,17 @@ Floats = NDArray[np.float64]
 _SHARES = {
     QuantDtype.INT8: np.linspace(0.9, 1.3, 25),
     QuantDtype.INT4_IN_INT8: np.linspace(0.3, 1.15, 86),
+    QuantDtype.INT4: np.linspace(0.3, 1.15, 86),
+    QuantDtype.FP8: np.linspace(1.0, 2.0, 33),
 }
-"""Ranges tried, relative to the largest magnitude of a channel."""
-_ROWS = {QuantDtype.INT8: 256, QuantDtype.INT4_IN_INT8: 1024}
+"""Ranges tried, relative to the largest magnitude of a channel. Between one and two times as large
+every place of FP8's numbers under the weights occurs, but for the smallest ones."""
+_ROWS = {
+    QuantDtype.INT8: 256,
+    QuantDtype.INT4_IN_INT8: 1024,
+    QuantDtype.INT4: 1024,
+    QuantDtype.FP8: 256,
+}
 _FEWEST_SHARES = 5
 _MOST_PRODUCTS = 20e9
 """Multiplications spent on one node, a second or less. A weight too large for a search within this

@@ -18,11 +18,12 @@ _CANDIDATES = np.linspace(1.0, 0.3, 71)
 def weight_amax(weight: NDArray[np.float32], spec: QuantSpec) -> tuple[Floats, str]:
     """The range of each channel (or of the whole tensor), [C] or [1], and how it was chosen.
 
-    8-bit weights keep everything: one outlier costs little there. With 4 bits the least squared
+    8-bit weights keep everything: one outlier costs little there, in FP8 nothing. With 4 bits the
+    least squared
     error of each channel is better, since a smaller range makes every other weight finer.
     """
     axis = spec.granularity.axis if isinstance(spec.granularity, PerChannel) else None
-    if spec.dtype is QuantDtype.INT8:
+    if spec.dtype in (QuantDtype.INT8, QuantDtype.FP8):
         return _largest(weight, axis), "max"
     return _least_error(weight, axis, spec.dtype), "mse"
 

@@ -27,11 +27,12 @@ class PlacementFlags:
     """The flags; each is a key of PlacementConfig."""
 
     format: Annotated[
-        Literal["int8", "w4a8"],
+        Literal["int8", "w4a8", "fp8", "w4a4"],
         Parameter(
             name="--format",
             help="int8: 8-bit weights and activations. w4a8: 4-bit weights (stored in INT8) and "
-            "8-bit activations.",
+            "8-bit activations. fp8: E4M3 for both, which GPUs from SM89 (Ada, Hopper) on compute. "
+            "w4a4: 4 bits for both, a simulation: no TensorRT kernel computes it.",
         ),
     ] = "int8"
     profile: Annotated[

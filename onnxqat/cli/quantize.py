@@ -56,7 +56,7 @@ def place(
     from onnxqat.report.console import explanation_table, plan_table
 
     config = placement.config()
-    plan = place_stage(prepare(load(model)), config=config)
+    plan = place_stage(prepare(load(model), min_opset=config.min_opset), config=config)
     node = why_not if explain is None else explain
     if node is None:
         show.result(plan, as_json=json, table=plan_table(plan))
@@ -103,9 +103,10 @@ def quantize(
         source.source, input_specs(original), replace(source, workers=workers or source.workers)
     )
     made: list[Change] = []
-    prepared = prepare(original, on_change=made.append)
+    asked = placement.config()
+    prepared = prepare(original, min_opset=asked.min_opset, on_change=made.append)
     show.changes(made)
-    plan = place_stage(prepared, config=placement.config())
+    plan = place_stage(prepared, config=asked)
     config = CalibrationConfig(method=calibrator, samples=samples, batch_size=batch_size)
     calibration = calibrate(prepared, plan, dataset, config=config)
     save(insert(prepared, plan, calibration), output)

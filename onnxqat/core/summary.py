@@ -21,7 +21,8 @@ class ModelRow:
     sqnr_db: float | None
     """The worst output's signal-to-quantization-noise ratio against FP32, in dB."""
     int8_nodes: int | None
-    """Conv, ConvTranspose, Gemm and MatMul nodes that the compiled plan runs in INT8."""
+    """Conv, ConvTranspose, Gemm and MatMul nodes that the compiled plan runs in INT8
+    or FP8."""
     heavy_nodes: int | None
     """All such nodes."""
     activation_bytes: int | None

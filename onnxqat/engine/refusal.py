@@ -40,6 +40,15 @@ _FIXES: tuple[tuple[str, str], ...] = (
         r"(MatMulInteger|ConvInteger|QLinear\w+|DynamicQuantizeLinear): ",
         "TensorRT reads Q/DQ pairs only: quantize the float model again in the QDQ format",
     ),
+    (
+        r"HW-specific datatypes: fp8",
+        "compile for a GPU that computes FP8: SM89 (Ada) or later; or quantize to int8",
+    ),
+    (
+        r"dtype == W\.type\(\)",
+        "quantize activations to int8: 4-bit ones (as of format w4a4) are a simulation that "
+        "TensorRT has no kernel for",
+    ),
     (r"implementation", "exclude that node from quantization (TensorRT has no kernel for it)"),
     (
         r"Failed to import initializer",

@@ -19,10 +19,18 @@ from onnxqat.core.calibration import Calibration, TensorRange, scale_to_amax
 from onnxqat.core.codec import decode
 from onnxqat.core.errors import ConfigError, ModelError
 from onnxqat.core.plan import Placement, QuantPlan, Skip
-from onnxqat.core.spec import Edge, PerChannel, PerTensor, QuantDtype, QuantSpec, SharedSpec
+from onnxqat.core.spec import (
+    Edge,
+    Granularity,
+    PerChannel,
+    PerTensor,
+    QuantDtype,
+    QuantSpec,
+    SharedSpec,
+)
 from onnxqat.graph.graph import Graph, own_tensors
 from onnxqat.graph.insert import CALIBRATION_KEY, PLAN_KEY, scale_groups
-from onnxqat.graph.qdq_pairs import QdqPair, qdq_pairs
+from onnxqat.graph.qdq_pairs import CODE_TYPES, QdqPair, qdq_pairs
 from onnxqat.graph.query import constant_value
 
 EXTRACTED = "extracted"
@@ -65,16 +73,24 @@ class _Reading:
             return "the scale is computed at run time"
         if self.pair.dtype == "int32":
             return "int32 codes through DequantizeLinear, as of a bias: TensorRT refuses them"
-        if self.pair.dtype not in ("int8", "uint8"):
+        if self.dtype is None:
             return f"{self.pair.dtype} codes are in no format that is written here"
         if self.scale.ndim > 1:
             return "per-block scales are in no format that is written here"
         return None
 
     @property
+    def dtype(self) -> QuantDtype | None:
+        """The type that the structure shows; None if it is none of ours."""
+        if self.pair.dtype == "int4" and self.pair.q_node is None:
+            return None  # stored INT4 is TensorRT's way for weights alone, not what is written here
+        return CODE_TYPES.get(self.pair.dtype)
+
+    @property
     def spec(self) -> QuantSpec:
         axis = self.pair.axis
-        return QuantSpec(QuantDtype.INT8, PerTensor() if axis is None else PerChannel(axis))
+        assert self.dtype is not None
+        return QuantSpec(self.dtype, PerTensor() if axis is None else PerChannel(axis))
 
     @property
     def offset(self) -> NDArray[np.float64]:
@@ -95,9 +111,10 @@ class _Reading:
         return f"Q/DQ read from the file: {note}, which TensorRT refuses or misreads"
 
     def amax(self) -> NDArray[np.float64]:
-        """The range of symmetric INT8 codes that keeps every value these codes can take."""
+        """The range of symmetric codes that keeps every value these codes can take."""
         assert self.scale is not None
-        scale, offset, dtype = self.scale.reshape(-1), self.offset, QuantDtype.INT8
+        assert self.dtype is not None
+        scale, offset, dtype = self.scale.reshape(-1), self.offset, self.dtype
         if not offset.any():
             return scale_to_amax(scale, dtype)
         largest = np.maximum(dtype.qmax - offset, offset - dtype.qmin)
@@ -177,17 +194,23 @@ def _reconcile(stored: QuantPlan, found: QuantPlan) -> QuantPlan:
 
 
 def _shape_of(plan: QuantPlan) -> tuple[Any, ...]:
-    """What of a plan shows in a file: granularity of each edge, and which tensors share a scale."""
-    granularity = {edge: plan.spec_of(edge).granularity for edge in plan.by_edge}
+    """What of a plan shows in a file: the types of codes, their granularity, and which tensors
+    share a scale.
+    """
+    formats = {edge: _visible(plan.spec_of(edge)) for edge in plan.by_edge}
     members: dict[str, set[str]] = {}
     for tensor, leader in scale_groups(plan).items():
         members.setdefault(leader, set()).add(tensor)
-    return granularity, {frozenset(group) for group in members.values()}
+    return formats, {frozenset(group) for group in members.values()}
+
+
+def _visible(spec: QuantSpec) -> tuple[str, Granularity]:
+    return spec.dtype.container, spec.granularity
 
 
 def _with_reason(placement: Placement, stored: QuantPlan, found: QuantPlan) -> Placement:
     old = stored.by_edge.get(placement.edge)
-    if old is None or stored.spec_of(old.edge).granularity != found.spec_of(old.edge).granularity:
+    if old is None or _visible(stored.spec_of(old.edge)) != _visible(found.spec_of(old.edge)):
         return placement
     spec = placement.spec
     if isinstance(spec, QuantSpec):
@@ -216,7 +239,7 @@ def _range(
 
 
 def _amax(reading: _Reading, dtype: QuantDtype) -> NDArray[np.float64]:
-    if dtype is QuantDtype.INT8 or reading.scale is None:
+    if dtype is not QuantDtype.INT4_IN_INT8 or reading.scale is None:
         return reading.amax()
     return scale_to_amax(reading.scale.reshape(-1), dtype)
 

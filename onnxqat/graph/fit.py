@@ -60,6 +60,21 @@ def _tensor_problems(tensor: gs.Tensor, spec: QuantSpec, scales: int) -> Iterato
         yield f"{scales} scales for {shape[axis]} channels (axis {axis} of {list(shape)})"
 
 
+def check_opset(graph: gs.Graph, edge: Edge, spec: QuantSpec) -> None:
+    """The graph's QuantizeLinear makes such codes.
+
+    Raises:
+        PlacementError: Its opset is too old for that.
+    """
+    if (graph.opset or 0) < spec.dtype.min_opset:
+        raise PlacementError(
+            f"{spec.dtype.value} needs opset {spec.dtype.min_opset}, and the graph has "
+            f"{graph.opset}",
+            at=f"edge {edge}",
+            fix=f"prepare the graph with min_opset={spec.dtype.min_opset}",
+        )
+
+
 def check_shared(
     edge: Edge, leader: str, *, own: NDArray[np.float32], shared: NDArray[np.float32]
 ) -> None:

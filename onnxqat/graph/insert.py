@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
+from onnx import TensorProto, helper
 
 from onnxqat.core.calibration import Calibration
 from onnxqat.core.codec import encode
 from onnxqat.core.errors import PlacementError
 from onnxqat.core.plan import QuantPlan
 from onnxqat.core.qdq import quantize
-from onnxqat.core.spec import Edge, PerChannel, QuantSpec
-from onnxqat.graph.fit import check_edge, check_shared, check_stored, check_tensor
+from onnxqat.core.spec import Edge, PerChannel, QuantDtype, QuantSpec
+from onnxqat.graph.fit import (
+    check_edge,
+    check_opset,
+    check_shared,
+    check_stored,
+    check_tensor,
+)
 from onnxqat.graph.graph import Graph
 from onnxqat.graph.names import Names
 from onnxqat.graph.query import nodes_by_name
@@ -58,6 +66,11 @@ def scale_groups(plan: QuantPlan) -> dict[str, str]:
             ends = sorted({find(edge.tensor), find(tensor)}, key=lambda end: end != edge.tensor)
             leader[ends[-1]] = ends[0]
     return {tensor: find(tensor) for tensor in leader}
+
+
+def container_type(dtype: QuantDtype) -> np.dtype[Any]:
+    """The numpy (ml_dtypes) type of the codes in the file."""
+    return helper.tensor_dtype_to_np_dtype(TensorProto.DataType.Value(dtype.container))
 
 
 def _json(value: QuantPlan | Calibration) -> str:
@@ -141,21 +154,23 @@ class _Insertion:
         """The nodes of one pair, last the DequantizeLinear, connected to the tensor."""
         spec = self._spec(edges)
         check_tensor(tensor, edges[0], spec, scales=scale.values.size)
-        zeros = np.zeros(scale.values.shape, np.int8)
+        check_opset(self.graph, edges[0], spec)
+        container = container_type(spec.dtype)
+        zeros = np.zeros(scale.values.shape, container)
         parameters = (scale, gs.Constant(self.names.tensor(f"{tensor.name}_zero_point"), zeros))
         if spec.dtype.fills_container:
-            codes = self._variable(tensor, "quantized", np.int8)
+            codes = self._variable(tensor, "quantized", container)
             before = [self._node("QuantizeLinear", tensor, spec, (tensor, *parameters), codes)]
         else:
             check_stored(self.graph, tensor, edges)
             codes, before = _stored_codes(tensor, spec, scale), []
-        output = self._variable(tensor, "dequantized", np.float32)
+        output = self._variable(tensor, "dequantized", np.dtype(np.float32))
         return (*before, self._node("DequantizeLinear", tensor, spec, (codes, *parameters), output))
 
-    def _variable(self, tensor: gs.Tensor, suffix: str, dtype: type) -> gs.Variable:
+    def _variable(self, tensor: gs.Tensor, suffix: str, dtype: np.dtype[Any]) -> gs.Variable:
         shape = None if tensor.shape is None else list(tensor.shape)
         name = self.names.tensor(f"{tensor.name}_{suffix}")
-        return gs.Variable(name, np.dtype(dtype), shape)
+        return gs.Variable(name, dtype, shape)
 
     def _node(
         self,

@@ -8,11 +8,20 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxqat.core.spec import Edge
+from onnxqat.core.spec import Edge, QuantDtype
 from onnxqat.graph.query import edges_of, producer
 
 DEFAULT_AXIS = 1
 """QuantizeLinear's and DequantizeLinear's own, where the attribute is absent."""
+
+
+CODE_TYPES = {
+    "int8": QuantDtype.INT8,
+    "uint8": QuantDtype.INT8,
+    "int4": QuantDtype.INT4,
+    "float8_e4m3fn": QuantDtype.FP8,
+}
+"""Numpy (ml_dtypes) name of codes -> the type that they are read as."""
 
 
 @dataclass(frozen=True)

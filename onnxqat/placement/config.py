@@ -43,11 +43,16 @@ class Profile:
     """Whether what an LSTM, GRU or RNN reads is stored in INT8, for all that it computes in float.
     """
     fused_attention: FusedAttention
+    most_fp8_taps: int
+    """Positions of a kernel window that an FP8 Conv may have; with more it runs in float (P16)."""
 
 
 _WEIGHTED = frozenset({"Conv", "Gemm", "MatMul"})
 _POOLS = frozenset({"AveragePool"})
 _ATTENTION = FusedAttention(512, frozenset({16, 32, 64}))
+_FP8_TAPS = 32
+"""Measured on TensorRT for RTX 1.7.1, SM89 and SM120: 4x8, 5x6 and 1x32 run in FP8; 1x33, 3x11, 5x7
+and 7x7 in float, with any number of channels. ModelOpt's placement has the same limit."""
 
 PROFILES = {
     # As NVIDIA's guide and tools say, of which no compiler here can tell the opposite.
@@ -60,6 +65,7 @@ PROFILES = {
         squeezes_in_int8=True,
         stores_for_recurrence=False,
         fused_attention=_ATTENTION,
+        most_fp8_taps=_FP8_TAPS,
     ),
     # Measured on TensorRT for RTX 1.7. It runs every INT8 ConvTranspose in float: Q/DQ there only
     # adds kernels. One kernel takes in an activation function and the Add behind it: Q/DQ between
@@ -75,6 +81,7 @@ PROFILES = {
         squeezes_in_int8=False,
         stores_for_recurrence=True,
         fused_attention=_ATTENTION,
+        most_fp8_taps=_FP8_TAPS,
     ),
 }
 
@@ -87,7 +94,8 @@ class PlacementConfig:
     """
 
     format: str = "int8"
-    """`int8`, or `w4a8` (4-bit weights, 8-bit activations)."""
+    """`int8`; `w4a8`: 4-bit weights, 8-bit activations; `fp8`: E4M3 for both, on GPUs from SM89 on;
+    `w4a4`: 4 bits for both, a simulation that no TensorRT kernel computes."""
     profile: str = "tensorrt"
     """`tensorrt`, or `rtx` (TensorRT for RTX)."""
     formats: Mapping[str, str] = field(default_factory=dict)
@@ -128,6 +136,16 @@ class PlacementConfig:
             ConfigError: There is none.
         """
         return format_named(self.format)
+
+    @property
+    def min_opset(self) -> int:
+        """The opset that the formats need: `prepare` has to raise the graph to it.
+
+        Raises:
+            ConfigError: There is no format of a name.
+        """
+        named = map(format_named, self.formats.values())
+        return max(x.min_opset for x in (self.quant_format, *named))
 
     @property
     def compiler(self) -> Profile:

@@ -17,11 +17,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from math import prod
 
 import onnx_graphsurgeon as gs
 
 from onnxqat.core.plan import Placement, Skip
-from onnxqat.core.spec import Edge, SharedSpec
+from onnxqat.core.spec import Edge, QuantSpec, SharedSpec
 from onnxqat.placement.attention import is_attention_scores, is_fused
 from onnxqat.placement.branches import (
     activations,
@@ -81,6 +82,7 @@ def weighted_op(scene: Scene) -> Iterator[Decision]:
     1000 classes reads 0.5 MB of weights instead of 2 MB, and 5 kB more of activations, as its bias
     is added in a kernel of its own. NVIDIA's ModelOpt leaves such layers in float for their speed,
     which no compiler here can tell: `narrow_convs` and `narrow_products` do the same.
+    FP8 compiles alike, for SM89 and SM120, but for Convs of more than 32 taps.
     """
     spectra = parts_of_spectra(scene)
     for node in scene.nodes(*WEIGHTED):
@@ -98,10 +100,18 @@ def weighted_op(scene: Scene) -> Iterator[Decision]:
             yield from (Skip(edge_at(node, i), "weighted_op", reason) for i in (0, 1))
         else:
             data, weights = edge_at(node, 1 - index), edge_at(node, index)
-            reason = f"{node.op} reads its data in INT8 (P1, P2)"
-            yield Placement(data, scene.activation_of(node), "weighted_op", reason)
-            reason = f"{node.op} reads its weights in INT8, a scale an output channel (P1, P3)"
+            spec, word = _activation(scene, data)
+            reason = f"{node.op} reads its data in {word} (P1, P2)"
+            yield Placement(data, spec, "weighted_op", reason)
+            word = "FP8" if spec.dtype.is_float else "INT8"
+            reason = f"{node.op} reads its weights in {word}, a scale an output channel (P1, P3)"
             yield Placement(weights, weight_spec(scene, node, index), "weighted_op", reason)
+
+
+def _activation(scene: Scene, edge: Edge) -> tuple[QuantSpec, str]:
+    """The format of an activation, and its type in words."""
+    tensor = scene.by_name[edge.node].inputs[edge.index]
+    return scene.activation_on(tensor), scene.type_on(tensor)
 
 
 def _obstacle_of_choice(scene: Scene, node: gs.Node) -> str | None:
@@ -114,6 +124,8 @@ def _obstacle_of_choice(scene: Scene, node: gs.Node) -> str | None:
 def _obstacle_of_weights(scene: Scene, node: gs.Node) -> str | None:
     if node.op not in scene.config.compiler.weighted_ops:
         return f"the compiler of profile '{scene.config.profile}' runs it in float (P4)"
+    if _is_float8(scene, node) and _taps(node) > scene.config.compiler.most_fp8_taps:
+        return f"an FP8 Conv of {_taps(node)} taps runs in float: it has too many (P16)"
     if node.op == "ConvTranspose" and node.attrs.get("group", 1) != 1:
         return "the weights of a grouped ConvTranspose have no axis of output channels (P4)"
     return _obstacle_of_operands(node)
@@ -126,6 +138,16 @@ def _obstacle_of_width(scene: Scene, node: gs.Node, index: int | None) -> str | 
         return None
     problem = why_narrow(node, index)
     return None if problem is None else f"it {problem}, and the user keeps such float (P15, P16)"
+
+
+def _is_float8(scene: Scene, node: gs.Node) -> bool:
+    return scene.activation_on(node.inputs[0]).dtype.is_float
+
+
+def _taps(node: gs.Node) -> int:
+    """Positions of a convolution's window; 1 of other products."""
+    shape = node.inputs[1].shape if node.op in CONVOLUTIONS else None
+    return prod(shape[2:]) if shape else 1
 
 
 def _obstacle_of_range(node: gs.Node, spectra: frozenset[str]) -> str | None:
@@ -157,8 +179,9 @@ def activation_product(scene: Scene) -> Iterator[Decision]:
             if obstacle is not None:
                 yield Skip(edge, "activation_product", obstacle)
             else:
-                reason = f"{node.op} of two activations, as in attention: both in INT8 (P18)"
-                yield Placement(edge, scene.activation_of(node), "activation_product", reason)
+                spec, word = _activation(scene, edge)
+                reason = f"{node.op} of two activations, as in attention: both in {word} (P18)"
+                yield Placement(edge, spec, "activation_product", reason)
 
 
 def attention_scores(scene: Scene) -> Iterator[Decision]:
@@ -183,7 +206,7 @@ def attention_scores(scene: Scene) -> Iterator[Decision]:
         ):
             reason = "attention that is not fused into one kernel stores its scores (P18)"
             for edge in scene.open_edges(node.outputs[0]):
-                yield Placement(edge, scene.activation, "attention_scores", reason)
+                yield Placement(edge, _activation(scene, edge)[0], "attention_scores", reason)
 
 
 def pool(scene: Scene) -> Iterator[Decision]:
@@ -191,14 +214,26 @@ def pool(scene: Scene) -> Iterator[Decision]:
 
     Source: the TensorRT guide: layers without weights run in INT8 only where both their inputs and
     outputs are quantized. Measured: AveragePool does, if nothing stands between it and the Q, and
-    if it pads or counts padding; GlobalAveragePool and an SE block's Mul (P11) gain nothing.
+    if it pads or counts padding; GlobalAveragePool and an SE block's Mul (P11) gain nothing. There
+    is no pool in FP8: its input is quantized only where others read it in FP8 as well, so that it
+    is stored once (an Inception moves 7 % more bytes without).
     """
     for node in scene.nodes(*scene.config.compiler.pool_ops):
         source, output = node.inputs[0], node.outputs[0]
-        if output.name not in scene.outputs and _is_amid_int8(scene, source, output):
-            reason = f"{node.op} runs in INT8 where DQ, pool and Q are adjacent (P10)"
+        if scene.activation_on(source).dtype.is_float:
+            yield from _float8_pool(scene, node)
+        elif output.name not in scene.outputs and _is_amid_int8(scene, source, output):
+            word = scene.type_on(source)
+            reason = f"{node.op} runs in {word} where DQ, pool and Q are adjacent (P10)"
             for edge in (edge_at(node, 0), *scene.open_edges(output)):
-                yield Placement(edge, scene.activation, "pool", reason)
+                yield Placement(edge, _activation(scene, edge)[0], "pool", reason)
+
+
+def _float8_pool(scene: Scene, node: gs.Node) -> Iterator[Decision]:
+    if scene.is_quantized(node.inputs[0]) and _goes_to_int8(scene, node.outputs[0]):
+        edge = edge_at(node, 0)
+        reason = "others read this tensor in FP8, so that it is stored: once (P7, P10)"
+        yield Placement(edge, _activation(scene, edge)[0], "pool", reason)
 
 
 def _is_amid_int8(scene: Scene, source: gs.Tensor, output: gs.Tensor) -> bool:
@@ -239,8 +274,9 @@ def residual_add(scene: Scene) -> Iterator[Decision]:
                 reason = "the Add fuses into the kernel of this branch, the last computed (P5)"
                 yield Skip(edge, "residual_add", reason)
             elif is_stored_in_int8(scene, tensor) or _crosses_for_add(scene, node):
-                reason = "this branch waits for the other, and does so in INT8 (P5, P6)"
-                yield Placement(edge, scene.activation, "residual_add", reason)
+                spec, word = _activation(scene, edge)
+                reason = f"this branch waits for the other, and does so in {word} (P5, P6)"
+                yield Placement(edge, spec, "residual_add", reason)
             else:
                 yield Skip(edge, "residual_add", _why_float_stream(scene, node))
 
@@ -301,8 +337,9 @@ def preactivation(scene: Scene) -> Iterator[Decision]:
         is_stored = scene.config.compiler.stores_for_pointwise or is_concatenated(source)
         fuses = fusing_node(scene, source) is not None
         if is_stored and not fuses and _is_amid_int8(scene, source, output):
-            reason = "a BatchNormalization before its Conv reads what is stored in INT8 (P13)"
-            yield Placement(edge_at(node, 0), scene.activation, "preactivation", reason)
+            word = scene.type_on(source)
+            reason = f"a BatchNormalization before its Conv reads what is stored in {word} (P13)"
+            yield Placement(edge_at(node, 0), scene.activation_on(source), "preactivation", reason)
 
 
 def squeeze_excitation(scene: Scene) -> Iterator[Decision]:
@@ -324,8 +361,9 @@ def squeeze_excitation(scene: Scene) -> Iterator[Decision]:
             continue
         edges = [edge_at(mean, 0)] if mean.name not in scene.closed else []
         for edge in (*edges, edge_at(node, 0), edge_at(node, 1)):
-            reason = "a squeeze-and-excitation block reads its map and its gate in INT8 (P11)"
-            yield Placement(edge, scene.activation, "squeeze_excitation", reason)
+            spec, word = _activation(scene, edge)
+            reason = f"a squeeze-and-excitation block reads its map and its gate in {word} (P11)"
+            yield Placement(edge, spec, "squeeze_excitation", reason)
 
 
 def stored_once(scene: Scene) -> Iterator[Decision]:
@@ -344,8 +382,9 @@ def stored_once(scene: Scene) -> Iterator[Decision]:
     """
     for edge in _edges_of_moves(scene):
         if edge not in scene.decided:
-            reason = "others read it too, so that it is stored: once, in INT8 (P7, P8, P9)"
-            yield Placement(edge, scene.activation, "stored_once", reason)
+            spec, word = _activation(scene, edge)
+            reason = f"others read it too, so that it is stored: once, in {word} (P7, P8, P9)"
+            yield Placement(edge, spec, "stored_once", reason)
 
 
 def _edges_of_moves(scene: Scene) -> Iterator[Edge]:
@@ -383,8 +422,9 @@ def recurrence(scene: Scene) -> Iterator[Decision]:
     for node in scene.nodes(*RECURRENT):
         for edge in float_edges(node):
             if edge.index == 0 and _is_handed_in_int8(scene, node.inputs[0]):
-                reason = f"a kernel in INT8 hands {node.op} its input, which is stored in INT8 (P2)"
-                yield Placement(edge, scene.activation, "recurrence", reason)
+                spec, word = _activation(scene, edge)
+                reason = f"a kernel in {word} hands {node.op} its input, which is stored so (P2)"
+                yield Placement(edge, spec, "recurrence", reason)
             else:
                 reason = f"{node.op}: TensorRT has no INT8 kernel for a recurrence"
                 yield Skip(edge, "recurrence", reason)

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxqat.core.plan import Placement, Skip
-from onnxqat.core.spec import Edge, PerTensor, QuantFormat, QuantSpec
+from onnxqat.core.spec import Edge, PerTensor, QuantDtype, QuantFormat, QuantSpec
 from onnxqat.graph.query import constant_value, consumers, producer
 from onnxqat.placement.choice import chosen_formats, closed_nodes
 from onnxqat.placement.config import PlacementConfig
@@ -53,9 +53,21 @@ class Scene:
         """The format of a node's operands."""
         return self.formats.get(node.name, self.config.quant_format)
 
-    def activation_of(self, node: gs.Node) -> QuantSpec:
-        """The format of a node's quantized activations: one scale a tensor (L7)."""
-        return QuantSpec(self.format_of(node).activation, PerTensor())
+    def activation_on(self, tensor: gs.Tensor) -> QuantSpec:
+        """The format of a quantized activation: what those that multiply it ask for.
+
+        A tensor has one format; where they ask for several, it is the one that loses least.
+        """
+        asked = {
+            self.format_of(node).activation
+            for node, _ in readers(tensor)
+            if node.op in WEIGHTED and node.name not in self.closed
+        }
+        return QuantSpec(max(asked, key=_PRECISE.index), PerTensor()) if asked else self.activation
+
+    def type_on(self, tensor: gs.Tensor) -> str:
+        """The type of a quantized activation, as reasons call it."""
+        return _WORDS[self.activation_on(tensor).dtype]
 
     @cached_property
     def by_name(self) -> dict[str, gs.Node]:
@@ -125,6 +137,16 @@ class Scene:
     def is_read_once(self, tensor: gs.Tensor) -> bool:
         """Whether one input of one node is all that reads the tensor's values."""
         return len(readers(tensor)) == 1 and tensor.name not in self.outputs
+
+
+_PRECISE = (QuantDtype.INT4, QuantDtype.FP8, QuantDtype.INT8)
+"""The types of activations, from the one that loses most."""
+
+_WORDS = {
+    QuantDtype.INT8: "INT8",
+    QuantDtype.FP8: "FP8",
+    QuantDtype.INT4: "INT4, a simulation that no TensorRT kernel computes",
+}
 
 
 def readers(tensor: gs.Tensor) -> tuple[tuple[gs.Node, int], ...]:

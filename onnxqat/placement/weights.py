@@ -23,15 +23,25 @@ def weight_spec(scene: Scene, node: gs.Node, index: int) -> QuantSpec:
 
     Weights that several nodes read along different axes get one scale for all, which fits each;
     weights that are also read in float, or in another format, stay 8-bit, for 4-bit ones are stored
-    as codes alone.
+    as codes alone. Weights are FP8 exactly where the data is: no kernel mixes it with INT8.
     """
     weights = node.inputs[index]
     slots = [(reader, i) for reader, i in readers(weights) if _is_weight_slot(reader, i)]
     uses = {weight_granularity(reader, i) for reader, i in slots}
     is_all = len(slots) == len(readers(weights))
-    is_one = len({scene.format_of(reader).weight for reader, _ in slots}) == 1
-    dtype = scene.format_of(node).weight if is_all and is_one else QuantDtype.INT8
+    asked = {_asked(scene, reader, i) for reader, i in slots}
+    dtype = asked.pop() if len(asked) == 1 else QuantDtype.INT8
+    if dtype is QuantDtype.INT4_IN_INT8 and not is_all:
+        dtype = QuantDtype.INT8
     return QuantSpec(dtype, uses.pop() if len(uses) == 1 else PerTensor())
+
+
+def _asked(scene: Scene, node: gs.Node, index: int) -> QuantDtype:
+    """The type of the weights at an input that the user's format comes to."""
+    data, asked = scene.activation_on(node.inputs[1 - index]).dtype, scene.format_of(node).weight
+    if data.is_float == asked.is_float:
+        return asked
+    return QuantDtype.FP8 if data.is_float else QuantDtype.INT8
 
 
 def weight_granularity(node: gs.Node, index: int) -> Granularity:

@@ -72,7 +72,7 @@ _SUMMARY_LINES = (
     ("{metric}", lambda row: percent_within(row.metric, row.metric_interval)),
     ("agreement with FP32", lambda row: percent_within(row.agreement, row.agreement_interval)),
     ("SQNR against FP32", lambda row: decibel(row.sqnr_db)),
-    ("Conv/Gemm/MatMul in INT8", _int8_share),
+    ("Conv/Gemm/MatMul in INT8 or FP8", _int8_share),
     ("activations, compiled", lambda row: megabytes(row.activation_bytes)),
     ("file", lambda row: megabytes(row.file_bytes)),
 )
@@ -173,8 +173,11 @@ def _engine_sums(plan: EnginePlan) -> Iterator[str]:
     yield f"{plan.backend} {plan.target}: {total}"
     heavy = [node for node in plan.nodes if node.op in HEAVY_OPS]
     if heavy:
-        count = share(count_in(Precision.INT8, heavy), len(heavy))
-        yield f"Conv, ConvTranspose, Gemm and MatMul nodes in INT8: {count}"
+        for precision in (Precision.INT8, Precision.FP8):
+            count = count_in(precision, heavy)
+            if count or precision is Precision.INT8:
+                told = share(count, len(heavy))
+                yield f"Conv, ConvTranspose, Gemm and MatMul nodes in {precision.value}: {told}"
     if plan.qdq:
         passages = Counter(edge.passage for edge in plan.qdq)
         told = ", ".join(f"{passages[x]} {x.value}" for x in Passage if passages[x])

@@ -125,7 +125,8 @@ def _row(name: str, evidence: Evidence) -> ModelRow:
 
 
 def _int8_nodes(plan: EnginePlan, heavy: list[tuple[str, str]]) -> int:
-    return count_in(Precision.INT8, node_precisions(plan, heavy))
+    precisions = node_precisions(plan, heavy)
+    return sum(count_in(precision, precisions) for precision in (Precision.INT8, Precision.FP8))
 
 
 def _accuracy(name: str, comparisons: Mapping[str, Comparison]) -> dict[str, float | None]:

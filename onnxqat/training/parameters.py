@@ -6,7 +6,7 @@ parameter p but a coordinate u:
 
   * weights: p = unit · u, the unit being the weight's own quantization step, one a channel. It is
     codes that a weight must change, be they of 8 bits or of 4, so a rate of 0.005 reads: in some
-    200 steps of Adam a weight can cross to the next code.
+    200 steps of Adam a weight can cross to the next code. FP8, whose steps differ, moves as INT8.
   * biases and norms: p = unit · u, the unit being the tensor's root mean square.
   * scales: p = start · exp(u), so that they move by shares of themselves and stay positive.
 """
@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from onnxqat.bridge import FakeQuantize
+from onnxqat.core.spec import QuantDtype
 
 FLOAT_STEPS = 32.0
 """Steps in the root mean square of a weight that is not quantized: what INT8 weights have."""
@@ -61,6 +62,10 @@ def weight_unit(weight: Tensor, quantizer: FakeQuantize | None) -> Tensor:
     if quantizer is None:
         return _power_of_two(_size(weight) / FLOAT_STEPS)
     scale = quantizer.scale.detach()
+    if quantizer.is_float8:
+        scale = scale * (
+            quantizer.qmax / QuantDtype.INT8.qmax
+        )  # a step of INT8 over the same range
     if quantizer.axis is not None:
         shape = [1] * weight.ndim
         shape[quantizer.axis] = -1

@@ -37,8 +37,8 @@ def start_from_teacher(student: OnnxModule, teacher: OnnxModule) -> tuple[str, .
 
 def _begin(weight: Tensor, wanted: Tensor, quantizer: FakeQuantize) -> Tensor | None:
     """The start of one weight; None if it holds more than codes, or the teacher's is another."""
-    if weight.shape != wanted.shape:
-        return None
+    if weight.shape != wanted.shape or quantizer.is_float8:
+        return None  # FP8 codes are no multiples of the scale, and files hold FP8 weights in float
     scale = _broadcast(quantizer, weight.ndim)
     codes = (weight / scale).round()
     if not torch.equal(codes * scale, weight):

@@ -97,9 +97,10 @@ def _selected(
 
 
 def weight_bits(student: OnnxModule) -> int:
-    """Bits of the coarsest quantized weight; 8 where none is quantized."""
-    limits = (quantizer.qmax for quantizer in student.quantizers.values() if quantizer.is_weight)
-    return min((qmax.bit_length() + 1 for qmax in limits), default=8)
+    """Bits of the coarsest quantized weight; 8 where none is quantized, and of FP8."""
+    weights = (quantizer for quantizer in student.quantizers.values() if quantizer.is_weight)
+    bits = (8 if x.is_float8 else x.qmax.bit_length() + 1 for x in weights)
+    return min(bits, default=8)
 
 
 def _choose_values(student: OnnxModule, by_name: dict[str, Parameter]) -> Iterator[Trained]:

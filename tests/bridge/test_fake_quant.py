@@ -24,11 +24,25 @@ def quantizer(
     axis: int | None = None,
     learn: bool = False,
     limits: tuple[int, int] = (-128, 127),
+    is_float8: bool = False,
 ) -> FakeQuantize:
     values = torch.as_tensor(scale)
     values = values if values.is_floating_point() else values.float()
     parameter = nn.Parameter(values.clone(), requires_grad=learn)
-    return FakeQuantize(parameter, axis=axis, qmin=limits[0], qmax=limits[1], is_weight=False)
+    return FakeQuantize(
+        parameter,
+        axis=axis,
+        qmin=limits[0],
+        qmax=limits[1],
+        is_weight=False,
+        is_float8=is_float8,
+    )
+
+
+def fp8_quantizer(
+    scale: float | np.ndarray | Tensor, *, axis: int | None = None, learn: bool = False
+) -> FakeQuantize:
+    return quantizer(scale, axis=axis, learn=learn, limits=(-448, 448), is_float8=True)
 
 
 @given(x=hnp.arrays(np.float32, (3, 4), elements=FINITE), scale=SCALES)
@@ -47,7 +61,8 @@ def test_values_are_onnxs_to_the_bit(x: np.ndarray, scale: float) -> None:
 def test_per_channel_values_are_onnxs_to_the_bit(x: np.ndarray, scale: np.ndarray) -> None:
     for dtype in QuantDtype:
         limits = (dtype.qmin, dtype.qmax)
-        got = quantizer(scale, axis=1, limits=limits)(torch.from_numpy(x)).detach().numpy()
+        module = quantizer(scale, axis=1, limits=limits, is_float8=dtype.is_float)
+        got = module(torch.from_numpy(x)).detach().numpy()
         np.testing.assert_array_equal(got, qdq.fake_quantize(x, scale, dtype=dtype, axis=1))
 
 
@@ -200,3 +215,53 @@ def test_the_layout_of_the_input_does_not_matter() -> None:
         grads.append((leaf.grad, module.scale.grad))
     assert torch.equal(grads[0][0], grads[1][0])
     torch.testing.assert_close(grads[0][1], grads[1][1], rtol=1e-4, atol=1e-6)
+
+
+@given(x=hnp.arrays(np.float32, (3, 4), elements=st.floats(width=32)), scale=SCALES)
+@settings(deadline=None)
+def test_fp8_values_are_onnxs_to_the_bit(x: np.ndarray, scale: float) -> None:
+    got = fp8_quantizer(np.float32(scale))(torch.from_numpy(x)).detach().numpy()
+    with np.errstate(over="ignore"):
+        want = qdq.fake_quantize(x, np.float32(scale).reshape(()), dtype=QuantDtype.FP8)
+    np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_fp8_rounds_scales_of_any_type_as_torch_casts(kind: torch.dtype) -> None:
+    x = torch.linspace(-500, 500, 4001).to(kind)
+    y = fp8_quantizer(torch.ones((), dtype=kind))(x)
+    assert y.dtype == kind
+    assert torch.equal(y, x.clamp(-448, 448).to(torch.float8_e4m3fn).to(kind))
+
+
+def test_fp8_gradients_pass_up_to_the_half_step_behind_the_largest_number() -> None:
+    # scale 0.5: 448 stands for 224, and the half step behind it is 16 * 0.5
+    x = torch.tensor([-233.0, -231.0, -0.001, 0.0, 100.3, 231.0, 233.0], requires_grad=True)
+    fp8_quantizer(0.5)(x).sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [0, 1, 1, 1, 1, 1, 0]
+
+
+def test_the_scale_of_fp8_gets_lsqs_gradient_by_qmax_instead_of_its_root() -> None:
+    module = fp8_quantizer(0.5, learn=True)
+    upstream = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    module(torch.tensor([-9.3, 0.07, 51.0, 999.0])).backward(upstream)
+    # x / scale is -18.6, 0.14, 102, 1998; the nearest numbers are -18, 0.140625, 104, 448
+    slopes = [-18 + 18.6, 0.140625 - 0.14, 104 - 102, 448]
+    expected = float(np.dot(slopes, upstream.numpy())) / (np.sqrt(4) * 448)
+    assert module.scale.grad is not None
+    assert module.scale.grad.item() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("learn", [False, True])
+def test_a_relu_taken_along_before_fp8_changes_nothing(learn: bool) -> None:
+    x = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(1)) * 3
+    results = []
+    for call in (lambda q, v: q(torch.relu(v)), lambda q, v: Rectified(q)(v)):
+        module = fp8_quantizer(0.005, learn=learn)
+        leaf = x.clone().requires_grad_()
+        y = call(module, leaf)
+        y.backward(torch.linspace(-1, 1, y.numel()).reshape(y.shape))
+        results.append((y.detach(), leaf.grad))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -66,6 +68,41 @@ def codes_model(low: int = -127, high: int = 127) -> onnx.ModelProto:
     w = rng.integers(low, high + 1, (4, 3)).astype(np.int8)
     # a bias of 2**24 + 1 is no float32
     return with_weights(CODES, w=w, b=np.array([2**24 + 1, -77, 3], np.int32))
+
+
+def fp8_model(text: str) -> onnx.ModelProto:
+    """The model with FP8 codes: of float weights, or stored."""
+    rng = np.random.default_rng(0)
+    w = (rng.normal(size=(4, 3)) * 0.5).astype(np.float32)
+    zero = np.zeros(1, ml_dtypes.float8_e4m3fn)
+    plain = re.sub(r",\s+u?int8(\[3\])? \w+ = {[\d, ]+}", "", text)
+    plain = plain.replace("bd = DequantizeLinear (b, b_scale)", "bd = Identity (b)")
+    if text is CODES:
+        w = (w * 100).astype(ml_dtypes.float8_e4m3fn)
+    b = rng.normal(size=3).astype(np.float32)
+    return with_weights(plain, w=w, b=b, x_zero=zero[0].reshape(()), w_zero=zero.repeat(3))
+
+
+@pytest.mark.parametrize("text", [QDQ, CODES], ids=["float weights", "codes"])
+def test_fp8_models_run_as_in_onnx_runtime_and_come_back_to_the_bit(text: str) -> None:
+    model = fp8_model(text)
+    graph = as_graph(model)
+    module = to_torch(graph)
+    feeds = {"x": np.random.default_rng(1).normal(size=(5, 4)).astype(np.float32)}
+    assert len(module.quantizers) == 2
+    np.testing.assert_allclose(torch_outputs(module, feeds), runtime(model, feeds), rtol=1e-5)
+    assert bits(write_back(module)) == bits(graph)
+
+
+def test_trained_fp8_codes_are_those_of_the_oracle() -> None:
+    module = to_torch(as_graph(fp8_model(CODES)))
+    with torch.no_grad():
+        module.get_parameter("w").mul_(1.3)
+    codes = initializer(write_back(module), "w")
+    weight, scale = (module.get_tensor(n).detach().numpy() for n in ("w", "w_scale"))
+    want = qdq.quantize(weight, scale, dtype=QuantDtype.FP8, axis=1)
+    assert codes.dtype == ml_dtypes.float8_e4m3fn
+    np.testing.assert_array_equal(codes.astype(np.float32), want)
 
 
 def bits(graph: Graph) -> bytes:
@@ -304,8 +341,9 @@ def test_a_pair_whose_scales_differ_runs_as_it_stands() -> None:
 
 
 @pytest.mark.parametrize("learn", [False, True])
-def test_compiled_it_has_the_same_values_and_gradients(learn: bool) -> None:
-    module = to_torch(qdq_model())
+@pytest.mark.parametrize("model", [qdq_model(), fp8_model(QDQ)], ids=["int8", "fp8"])
+def test_compiled_it_has_the_same_values_and_gradients(model: onnx.ModelProto, learn: bool) -> None:
+    module = to_torch(model)
     for quantizer in module.quantizers.values():
         quantizer.learn_scale = learn
     compiled = torch.compile(module, backend="aot_eager", fullgraph=True, dynamic=True)

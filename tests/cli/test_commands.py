@@ -107,6 +107,39 @@ def test_quantize_w4a8_stores_4_bit_codes_in_int8(files, tmp_path):
     assert 7 >= codes.max() > 1
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "opset"), [("fp8", "FLOAT8E4M3FN", 19), ("w4a4", "INT4", 21)]
+)
+def test_quantize_raises_the_opset_for_formats_that_need_it(
+    capsys, files, tmp_path, name, kind, opset
+):
+    out = tmp_path / "out.onnx"
+    common = ["quantize", str(files["model"]), "--data", str(files["data"]), "-o", str(out)]
+    assert main([*common, "--format", name]) == 0
+    assert "raise opset" in capsys.readouterr().err
+    model = onnx.load(out)
+    zero_points = {t.data_type for t in model.graph.initializer if t.name == "image_zero_point"}
+    assert zero_points == {onnx.TensorProto.DataType.Value(kind)}
+    assert model.opset_import[0].version == opset
+    compared = as_json(capsys, "compare", files["model"], out, "--data", files["data"])
+    assert decode(Comparison, compared).sqnr_db > (20 if name == "fp8" else 5)
+
+
+def test_audit_has_nothing_against_fp8_and_says_that_w4a4_is_no_tensorrt_model(
+    capsys, files, tmp_path
+):
+    found = {}
+    for name in ("fp8", "w4a4"):
+        out = tmp_path / f"{name}.onnx"
+        common = ["quantize", str(files["model"]), "--data", str(files["data"]), "-o", str(out)]
+        assert main([*common, "--format", name]) == 0
+        capsys.readouterr()
+        code = main(["audit", str(out), "--format", "json", "--data", str(files["data"])])
+        rules = {x["rule"] for x in json.loads(capsys.readouterr().out)}
+        found[name] = (code, "QDQ016" in rules)
+    assert found == {"fp8": (0, False), "w4a4": (1, True)}
+
+
 def test_quantize_does_not_import_torch(files, tmp_path):
     script = (
         "import sys; from onnxqat.cli.main import main; "

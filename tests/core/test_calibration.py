@@ -44,9 +44,12 @@ def test_a_scale_stands_for_the_range_that_gives_it_back(scale: float, dtype: Qu
     assert amax_to_scale(scale_to_amax(value, dtype), dtype) == value
 
 
-@given(st.floats(1e-5, 1e30), DTYPES)
+@given(st.floats(1e-4, 1e30), DTYPES)
 def test_the_whole_range_is_kept(amax: float, dtype: QuantDtype) -> None:
-    """To float32 rounding of the scale: amax lies within half a code of the largest one."""
+    """To float32 rounding of the scale: amax lies within half a code of the largest one.
+
+    From 1e-4 on: below, FP8's scale is at its floor.
+    """
     scale = amax_to_scale(np.float64(amax), dtype)
 
     assert abs(amax / float(scale) - dtype.qmax) < 0.5

@@ -6,6 +6,7 @@ import dataclasses
 import subprocess
 import sys
 
+import ml_dtypes
 import pytest
 
 from onnxqat.core.calibration import Calibration, TensorRange
@@ -23,13 +24,19 @@ def test_limits_are_those_of_the_integer_type(dtype: QuantDtype, qmin: int, qmax
     assert (dtype.qmin, dtype.qmax) == (qmin, qmax)
 
 
-def test_only_int8_saturates_where_its_container_does() -> None:
-    assert [dtype for dtype in QuantDtype if dtype.fills_container] == [QuantDtype.INT8]
+def test_four_bits_in_an_int8_container_alone_saturate_elsewhere_than_it_does() -> None:
+    narrow = [dtype for dtype in QuantDtype if not dtype.fills_container]
+    assert narrow == [QuantDtype.INT4_IN_INT8]
 
 
-def test_activations_are_in_int8_in_every_format() -> None:
-    assert {f.activation for f in FORMATS.values()} == {QuantDtype.INT8}
-    assert FORMATS["w4a8"].weight is QuantDtype.INT4_IN_INT8
+def test_fp8_reaches_as_far_as_e4m3_does() -> None:
+    largest = float(ml_dtypes.finfo(ml_dtypes.float8_e4m3fn).max)
+    assert (QuantDtype.FP8.qmin, QuantDtype.FP8.qmax) == (-largest, largest)
+
+
+def test_only_activations_of_less_than_8_bits_are_a_simulation() -> None:
+    assert [name for name, entry in FORMATS.items() if entry.is_simulation] == ["w4a4"]
+    assert all(f.activation.fills_container for f in FORMATS.values())
 
 
 def view(name: str, nbytes: int) -> TensorView:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnx.parser
@@ -15,7 +16,7 @@ from hypothesis.extra import numpy as stn
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
-from onnxqat.core.qdq import dequantize, fake_quantize, quantize
+from onnxqat.core.qdq import dequantize, fake_quantize, levels, quantize
 from onnxqat.core.spec import QuantDtype
 
 MODEL = """<ir_version: 10, opset_import: ["" : 21]>
@@ -23,6 +24,11 @@ qdq (float[a, b] x, float{RANK} s, int8{RANK} z) => (int8[a, b] q, float[a, b] y
 {{ q = QuantizeLinear <axis = {axis}> (x, s, z)  y = DequantizeLinear <axis = {axis}> (q, s, z) }}
 """
 """Opset 21: onnx.reference has no DequantizeLinear below 19."""
+
+MODEL_FP8 = """<ir_version: 10, opset_import: ["" : 19]>
+qdq (float[a, b] x, float s) => (float[a, b] y)
+{ q = QuantizeLinear (x, s, z)  y = DequantizeLinear (q, s, z) }
+"""
 
 Model = tuple[ReferenceEvaluator, ort.InferenceSession]
 
@@ -34,6 +40,15 @@ def _model(axis: int | None) -> Model:
     return ReferenceEvaluator(proto), session
 
 
+def _model_of_fp8() -> Model:
+    proto = onnx.parser.parse_model(MODEL_FP8)
+    zero = np.zeros((), ml_dtypes.float8_e4m3fn)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(zero, "z"))
+    session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    return ReferenceEvaluator(proto), session
+
+
+MODEL_OF_FP8 = _model_of_fp8()
 MODELS = {axis: _model(axis) for axis in (None, 0, 1)}
 
 FLOATS = st.floats(-1e6, 1e6, width=32)
@@ -58,6 +73,37 @@ def test_codes_and_values_are_those_of_the_runtimes(data: st.DataObject, axis: i
         np.testing.assert_array_equal(codes, expected[0])
         np.testing.assert_array_equal(values, expected[1])
     np.testing.assert_array_equal(fake_quantize(x, scale, dtype=QuantDtype.INT8, axis=axis), values)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    x=stn.arrays(np.float32, (3, 4), elements=st.floats(width=32)),
+    scale=st.floats(2.0**-24, 1e6, width=32),
+)
+def test_fp8_values_are_those_of_the_runtimes(x: NDArray[np.float32], scale: float) -> None:
+    values = fake_quantize(x, np.float32(scale).reshape(()), dtype=QuantDtype.FP8)
+
+    for model in MODEL_OF_FP8:
+        expected = model.run(None, {"x": x, "s": np.asarray(scale, np.float32)})[0]
+        np.testing.assert_array_equal(values, expected)
+
+
+def test_fp8_rounds_every_number_and_every_tie_as_ml_dtypes_does() -> None:
+    bits = np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float32)
+    numbers = np.sort(bits[np.isfinite(bits)])
+    ties = (numbers[1:] + numbers[:-1]) / 2
+    x = np.concatenate([numbers, ties, np.nextafter(ties, np.inf), np.nextafter(ties, -np.inf)])
+
+    codes = quantize(x, np.float32(1).reshape(()), dtype=QuantDtype.FP8)
+
+    np.testing.assert_array_equal(codes, x.astype(ml_dtypes.float8_e4m3fn).astype(np.float32))
+
+
+def test_levels_are_all_magnitudes_that_stay_as_they_are() -> None:
+    finite = np.arange(127, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn)
+
+    assert levels(QuantDtype.FP8).tolist() == finite.astype(np.float64).tolist()
+    assert levels(QuantDtype.INT4).tolist() == list(range(8))
 
 
 @pytest.mark.parametrize(

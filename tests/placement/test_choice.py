@@ -128,3 +128,28 @@ def test_a_choice_of_what_does_not_exist_is_an_error(config: PlacementConfig, pr
 def test_the_error_names_what_is_close() -> None:
     with pytest.raises(ConfigError, match="head_conv, stem_conv"):
         nodes_placed(PlacementConfig(exclude=("haed_conv",)))
+
+
+TWO_READERS = """g (float[1, 8, 16, 16] x) => (float[1, 8, 16, 16] y, float[1, 8, 16, 16] z) {
+    [one] y = Conv <pads = [1,1,1,1]> (x, w)
+    [other] z = Conv <pads = [1,1,1,1]> (x, v)
+}"""
+
+
+@pytest.mark.parametrize("narrow", ["w4a4", "fp8"])
+def test_a_tensor_has_one_format_the_most_precise_that_is_asked_of_it(narrow: str) -> None:
+    config = PlacementConfig(format=narrow, formats={"other": "int8"})
+    weights = {"w": (8, 8, 3, 3), "v": (8, 8, 3, 3)}
+    plan = plan_of(TWO_READERS, weights, config)
+    types = {(x.edge.tensor, x.edge.node): plan.spec_of(x.edge).dtype for x in plan.placements}
+    assert types["x", "one"] is types["x", "other"] is QuantDtype.INT8
+    # no kernel multiplies INT8 with FP8; 4-bit weights are INT8 to it
+    wanted = QuantDtype.INT8 if narrow == "fp8" else QuantDtype.INT4_IN_INT8
+    assert types["w", "one"] is wanted
+    assert types["v", "other"] is QuantDtype.INT8
+
+
+def test_the_opset_is_the_newest_that_any_format_needs() -> None:
+    assert PlacementConfig().min_opset == PlacementConfig(format="w4a8").min_opset == 13
+    assert PlacementConfig(format="fp8").min_opset == 19
+    assert PlacementConfig(format="fp8", formats={".*": "w4a4"}).min_opset == 21

@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 import pytest
 
+from onnxqat.core.errors import BuildError
 from onnxqat.core.plan import Placement, QuantPlan
 from onnxqat.core.precision import Precision, node_precisions
 from onnxqat.core.spec import PerTensor, QuantDtype, QuantSpec
@@ -81,6 +82,72 @@ def test_four_bit_weights_in_an_int8_container_are_compiled_to_int8() -> None:
     graph = prepare(load(MODELS / "cifar10_resnet20.onnx"))
     precisions = compiled(graph, place(graph, config=PlacementConfig(format="w4a8")))[1]
     assert list(precisions.values()) == [Precision.INT8] * 20
+
+
+FP8 = PlacementConfig(format="fp8", profile="rtx")
+
+
+@needs_assets
+@pytest.mark.parametrize(
+    ("model", "count", "bound"),
+    [
+        ("cifar10_resnet20_bn", 20, 2.017),  # 1.991 in INT8, which has an AveragePool
+        ("kwt1_speech_commands", 98, 8.702),
+        ("mobilenet_v1_0.75_224_bn", 28, 52.6),
+    ],
+)
+def test_all_of_a_pretrained_model_is_compiled_to_fp8(model: str, count: int, bound: float) -> None:
+    graph = prepare(load(MODELS / f"{model}.onnx"), min_opset=FP8.min_opset)
+    built, precisions = compiled(graph, place(graph, config=FP8))
+    assert list(precisions.values()) == [Precision.FP8] * count
+    assert built.plan.activation_bytes / 1e6 <= bound
+
+
+@pytest.mark.parametrize(
+    ("network", "float_convs", "bound"),
+    [
+        (networks.resnet18, 1, 27.67),  # the stem has 49 taps
+        (networks.inception, 0, 7.79),
+        (networks.vit_classifier, 1, 2.64),  # patches of more than 32 pixels
+        (networks.yolo, 0, 1.93),
+        (networks.densenet, 0, 3.01),
+        (networks.unet, 0, 3.94),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_what_the_fp8_plan_quantizes_is_compiled_to_fp8(
+    network: Callable[[], onnx.ModelProto], float_convs: int, bound: float
+) -> None:
+    graph = prepare(as_graph(network()), min_opset=FP8.min_opset)
+    plan = place(graph, config=FP8)
+    built, precisions = compiled(graph, plan)
+    placed = {x.edge.node for x in plan.placements} & precisions.keys()
+    assert {precisions[node] for node in placed} == {Precision.FP8}
+    assert len(precisions) - len(placed) == float_convs
+    assert built.plan.activation_bytes / 1e6 <= bound
+
+
+@pytest.mark.parametrize(("taps", "precision"), [((4, 8), "FP8"), ((3, 11), "FP32")])
+def test_fp8_convs_of_more_than_32_taps_run_in_float(taps: tuple[int, int], precision: str) -> None:
+    text = "g (float[1, 8, 40, 40] x) => (float[n, c, h, w] y) { y = Conv (x, w) }"
+    graph = prepare(graph_of(text, {"w": (8, 8, *taps)}), min_opset=FP8.min_opset)
+    forced = QuantPlan(
+        tuple(
+            replace(x, spec=QuantSpec(QuantDtype.FP8, plan_spec.granularity))
+            for plan in [place(graph)]
+            for x in plan.placements
+            for plan_spec in [plan.spec_of(x.edge)]
+        )
+    )
+    assert compiled(graph, forced)[1] == {"Conv_y": Precision(precision)}
+
+
+def test_4_bit_activations_are_refused_with_a_reason() -> None:
+    config = PlacementConfig(format="w4a4")
+    text = "g (float[1, 8, 8, 8] x) => (float[n, c, h, w] y) { y = Conv (x, w) }"
+    graph = prepare(graph_of(text), min_opset=config.min_opset)
+    with pytest.raises(BuildError, match="simulation"):
+        compiled(graph, place(graph, config=config))
 
 
 @needs_assets

@@ -73,6 +73,52 @@ def test_w4a8_gives_weights_four_bits_and_activations_eight() -> None:
     }
 
 
+def test_fp8_is_for_weights_and_activations_alike() -> None:
+    text = f"g ({IMAGE} x) => ({IMAGE} y) {{ y = Conv <pads = [1,1,1,1]> (x, w) }}"
+    plan = plan_of(text, config=PlacementConfig(format="fp8"))
+    assert placed(plan) == {"x -> Conv_y[0]: fp8 per tensor", "w -> Conv_y[1]: fp8 per channel 0"}
+    assert all("in FP8" in x.reason for x in plan.placements)
+
+
+def test_w4a4_says_that_it_is_a_simulation() -> None:
+    text = f"g ({IMAGE} x) => ({IMAGE} y) {{ y = Conv <pads = [1,1,1,1]> (x, w) }}"
+    plan = plan_of(text, config=PlacementConfig(format="w4a4"))
+    assert placed(plan) == {
+        "x -> Conv_y[0]: int4 per tensor",
+        "w -> Conv_y[1]: int4_in_int8 per channel 0",
+    }
+    data = next(x for x in plan.placements if x.edge.tensor == "x")
+    assert "a simulation that no TensorRT kernel computes" in data.reason
+
+
+WIDE_CONV = "g (float[1, 8, 40, 40] x) => (float[n, c, h, w] y) { y = Conv (x, w) }"
+
+
+@pytest.mark.parametrize(("taps", "count"), [((4, 8), 2), ((3, 11), 0)])
+def test_fp8_leaves_convs_of_more_than_32_taps_in_float(taps: tuple[int, int], count: int) -> None:
+    weights = {"w": (8, 8, *taps)}
+    fp8 = plan_of(WIDE_CONV, weights, PlacementConfig(format="fp8"))
+    assert len(fp8.placements) == count
+    assert len(plan_of(WIDE_CONV, weights).placements) == 2
+    assert count or "33 taps" in why_float(fp8, "x", "Conv_y")
+
+
+AVERAGED = """g (float[1, 8, 16, 16] x) => (float[1, 8, 8, 8] y, float[1, 8, 16, 16] z) {{
+    a = Conv <pads = [1,1,1,1]> (x, w)
+    p = AveragePool <kernel_shape = [2,2], strides = [2,2]> (a)
+    y = Conv <pads = [1,1,1,1]> (p, w)
+    z = {other} (a{rest})
+}}"""
+
+
+def test_fp8_quantizes_what_a_pool_reads_only_where_others_do() -> None:
+    config = PlacementConfig(format="fp8")
+    alone = plan_of(AVERAGED.format(other="Relu", rest=""), config=config)
+    assert "a -> AveragePool_p[0]: fp8 per tensor" not in placed(alone)
+    both = plan_of(AVERAGED.format(other="Conv <pads = [1,1,1,1]>", rest=", w"), config=config)
+    assert "a -> AveragePool_p[0]: fp8 per tensor" in placed(both)
+
+
 ATTENTION = """
 g (float[1, {heads}, 49, 32] q, float[1, {heads}, 32, 49] k, float[1, {heads}, 49, 32] v)
 => (float[1, {heads}, 49, 32] y) {{

@@ -42,7 +42,7 @@ def net(seed: int = 0) -> Graph:
     """The graph, with weights drawn by seed."""
     rng = np.random.default_rng(seed)
     weights = {name: rng.standard_normal(s).astype(np.float32) for name, s in SHAPES.items()}
-    graph = as_graph(model_of(NET, **weights))
+    graph = as_graph(model_of(NET, opset=21, ir=10, **weights))  # of which INT4 is
     for tensor in (tensor for node in graph.nodes for tensor in (*node.inputs, *node.outputs)):
         if isinstance(tensor, gs.Variable) and tensor.name != "shape":
             tensor.dtype = np.dtype(np.float32)
@@ -98,7 +98,8 @@ def plans(draw: st.DrawFn, graph: Graph) -> tuple[QuantPlan, Calibration]:
 
 def _specs(tensor: gs.Tensor) -> st.SearchStrategy[QuantSpec]:
     if not isinstance(tensor, gs.Constant):
-        return st.just(QuantSpec(QuantDtype.INT8, PerTensor()))
+        dtypes = st.sampled_from([dtype for dtype in QuantDtype if dtype.fills_container])
+        return st.builds(QuantSpec, dtypes, st.just(PerTensor()))
     axes = st.integers(0, len(tensor.shape) - 1)
     granularity = st.one_of(st.just(PerTensor()), st.builds(PerChannel, axes))
     return st.builds(QuantSpec, st.sampled_from(QuantDtype), granularity)

@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 
 from onnxqat.auditing.registry import Objection, rule
 from onnxqat.auditing.rules.calibration import SPREAD
+from onnxqat.auditing.rules.formats import quant_dtype
 from onnxqat.auditing.subject import Subject, dequantizer_of, quantizer_of, scalar_scale
 from onnxqat.auditing.values import label, value_of
 from onnxqat.calibration.error import quantization_error
@@ -151,7 +152,8 @@ def _reason(subject: Subject, node: gs.Node, sources: list[gs.Tensor]) -> tuple[
         scale = scalar_scale(dequantizer) if dequantizer is not None else None
         if seen is None or scale is None:
             continue
-        own = own_sqnr_db(seen.statistics, scale)
+        assert dequantizer is not None
+        own = own_sqnr_db(seen.statistics, scale, dtype=quant_dtype(dequantizer))
         if own < COARSE_DB:
             crest = seen.statistics.amax / max(_rms(seen.statistics), 1e-30)
             return tensor.name, (
@@ -187,10 +189,12 @@ def _kept_of_constant(node: gs.Node) -> float | None:
     return float(np.median(kept)) if kept.size else None
 
 
-def own_sqnr_db(seen: TensorStatistics, scale: float) -> float:
+def own_sqnr_db(
+    seen: TensorStatistics, scale: float, *, dtype: QuantDtype = QuantDtype.INT8
+) -> float:
     """The signal-to-noise ratio that rounding this tensor alone leaves, in dB."""
-    amax = np.array([scale * QuantDtype.INT8.qmax])
-    noise = float(quantization_error(seen, amax, dtype=QuantDtype.INT8)[0])
+    amax = np.array([scale * dtype.qmax])
+    noise = float(quantization_error(seen, amax, dtype=dtype)[0])
     return float(10 * np.log10(max(_rms(seen) ** 2, 1e-38) / max(noise, 1e-38)))
 
 

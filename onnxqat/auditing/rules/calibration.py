@@ -11,7 +11,8 @@ import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
 from onnxqat.auditing.registry import Objection, Repair, rule
-from onnxqat.auditing.repair import QMAX, recount_codes, requantize_weights, write_scale
+from onnxqat.auditing.repair import recount_codes, requantize_weights, write_scale
+from onnxqat.auditing.rules.formats import quant_dtype
 from onnxqat.auditing.subject import (
     Subject,
     axis_of,
@@ -19,9 +20,11 @@ from onnxqat.auditing.subject import (
     scalar_scale,
 )
 from onnxqat.auditing.values import dtype_name, input_of, label, value_of
+from onnxqat.calibration.error import upper_bounds
 from onnxqat.core.calibration import SCALE_FLOOR
 from onnxqat.core.finding import Severity
 from onnxqat.core.precision import HEAVY_OPS
+from onnxqat.core.spec import QuantDtype
 from onnxqat.graph.query import consumers, producer
 from onnxqat.placement.weights import weight_granularity
 
@@ -126,12 +129,12 @@ def clipped_weights(subject: Subject) -> Iterator[Objection]:
     of a channel's reach is a scale that belongs to other weights, as after training on without new
     scales.
 
-    How to fix: count the scales anew, from the weights: scale = max |w| / 127.
+    How to fix: count the scales anew, from the weights: scale = max |w| / 127 (FP8: 448).
 
     Source: arithmetic.
     """
     for node, weights, axis in _weights(subject):
-        reach = _channel_amax(weights, axis) / (QMAX * _scales(node))
+        reach = _channel_amax(weights, axis) / (quant_dtype(node).qmax * _scales(node))
         clipped = int((reach > CLIPPED).sum())
         if clipped:
             yield Objection(
@@ -151,12 +154,14 @@ def unused_weight_range(subject: Subject) -> Iterator[Objection]:
     Why it matters: a range of 4 times the largest weight leaves 2 of the 8 bits unused. A scale for
     another tensor, or one scale for channels of very different size, does that.
 
-    How to fix: count the scales anew, from the weights: scale = max |w| / 127.
+    How to fix: count the scales anew, from the weights: scale = max |w| / 127 (FP8: 448).
 
     Source: arithmetic.
     """
     for node, weights, axis in _weights(subject):
-        reach = _channel_amax(weights, axis) / (QMAX * _scales(node))
+        if quant_dtype(node).is_float:
+            continue
+        reach = _channel_amax(weights, axis) / (quant_dtype(node).qmax * _scales(node))
         used = reach[(reach > 0) & (_scales(node) > SCALE_FLOOR)]
         if used.size and np.median(used) < 1 / UNUSED:
             yield Objection(
@@ -171,6 +176,8 @@ def unused_weight_range(subject: Subject) -> Iterator[Objection]:
 
 def _recount(subject: Subject, node: gs.Node) -> Repair | None:
     axis = axis_of(node) if _scales(node).ndim else None
+    if quant_dtype(node) is not QuantDtype.INT8:
+        return None
     return None if axis is None else partial(_requantize_all, subject, node, axis)
 
 
@@ -194,7 +201,7 @@ def outlier_weight_channels(subject: Subject) -> Iterator[Objection]:
     for node, weights, axis in _weights(subject):
         reader = _heavy_reader(node)
         wanted = None if reader is None else getattr(weight_granularity(*reader), "axis", None)
-        if axis is not None or wanted is None:
+        if axis is not None or wanted is None or quant_dtype(node).is_float:
             continue
         amax = _channel_amax(weights, wanted)
         median = float(np.median(amax[amax > 0])) if amax.any() else 0.0
@@ -222,15 +229,17 @@ def wide_softmax(subject: Subject) -> Iterator[Objection]:
     """
     for node, _ in subject.activations:
         source, scale = producer(node.inputs[0]), scalar_scale(node)
-        if source is None or source.op != "Softmax" or scale is None or scale * QMAX < 2:
+        dtype = quant_dtype(node)
+        if source is None or source.op != "Softmax" or scale is None or dtype.is_float:
             continue
-        yield Objection(
-            f"the range reaches to {scale * QMAX:.3g}, a Softmax to 1",
-            node=label(node),
-            tensor=node.inputs[0].name,
-            fix="set the scale to 1 / 127",
-            repair=partial(write_scale, subject, node, np.asarray(1 / QMAX, np.float32)),
-        )
+        if scale * dtype.qmax >= 2:
+            yield Objection(
+                f"the range reaches to {scale * dtype.qmax:.3g}, a Softmax to 1",
+                node=label(node),
+                tensor=node.inputs[0].name,
+                fix=f"set the scale to 1 / {dtype.qmax}",
+                repair=partial(write_scale, subject, node, np.asarray(1 / dtype.qmax, np.float32)),
+            )
 
 
 @rule("CAL008", Severity.WARNING)
@@ -246,11 +255,12 @@ def saturated(subject: Subject) -> Iterator[Objection]:
     """
     for node, scale in _measured(subject):
         seen = subject.evidence.observed[node.inputs[0].name].statistics
-        beyond = float(seen.counts[seen.edges[:-1] > (QMAX + 0.5) * scale].sum())
+        dtype = quant_dtype(node)
+        beyond = float(seen.counts[seen.edges[:-1] > upper_bounds(dtype)[-1] * scale].sum())
         if beyond / max(seen.values, 1) > SATURATED:
             yield Objection(
                 f"{100 * beyond / seen.values:.1f} % of the values lie beyond the range "
-                f"±{scale * QMAX:.3g}; they reach to {seen.amax:.3g}",
+                f"±{scale * dtype.qmax:.3g}; they reach to {seen.amax:.3g}",
                 node=label(node),
                 tensor=node.inputs[0].name,
                 fix="calibrate on data like this",
@@ -273,9 +283,12 @@ def unused_range(subject: Subject) -> Iterator[Objection]:
         amax = subject.evidence.observed[node.inputs[0].name].statistics.amax
         widest[scale] = max(widest.get(scale, 0.0), amax)
     for node, scale in _measured(subject):
-        if 0 < widest[scale] < scale * QMAX / UNUSED and scale > SCALE_FLOOR:
+        dtype = quant_dtype(node)
+        if dtype.is_float:
+            continue
+        if 0 < widest[scale] < scale * dtype.qmax / UNUSED and scale > SCALE_FLOOR:
             yield Objection(
-                f"the values reach to {widest[scale]:.3g}, the range to {scale * QMAX:.3g}",
+                f"the values reach to {widest[scale]:.3g}, the range to {scale * dtype.qmax:.3g}",
                 node=label(node),
                 tensor=node.inputs[0].name,
                 fix="calibrate on data like this",
@@ -299,7 +312,7 @@ def outlier_channels(subject: Subject) -> Iterator[Objection]:
         amax = subject.evidence.observed[node.inputs[0].name].channel_amax
         used = amax[amax > 0]
         spread = float(used.max() / np.median(used)) if used.size else 1.0
-        if spread > SPREAD and _feeds_depthwise(node):
+        if spread > SPREAD and _feeds_depthwise(node) and not quant_dtype(node).is_float:
             yield Objection(
                 f"the widest channel is {spread:.0f} times the median one: half of the channels "
                 f"keep {max(7 - np.log2(spread), 0):.0f} bits and a sign, or fewer",

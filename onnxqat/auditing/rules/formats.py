@@ -21,6 +21,8 @@ from onnxqat.auditing.subject import (
 )
 from onnxqat.auditing.values import dtype_name, input_of, label, value_of
 from onnxqat.core.finding import Severity
+from onnxqat.core.spec import QuantDtype
+from onnxqat.graph.qdq_pairs import CODE_TYPES
 from onnxqat.graph.query import consumers, producer
 
 WIDE_TYPES = frozenset({"int16", "uint16", "int32"})
@@ -220,6 +222,11 @@ def code_type(node: gs.Node) -> str | None:
         return str(zero_point.dtype.name)
     stated = int(node.attrs.get("output_dtype", 0))
     return _named(stated) if stated else None
+
+
+def quant_dtype(node: gs.Node) -> QuantDtype:
+    """The type of the codes of a Q or DQ, INT8 where it is none of ours: for their limits."""
+    return CODE_TYPES.get(code_type(node) or "", QuantDtype.INT8)
 
 
 def _named(onnx_type: int) -> str:

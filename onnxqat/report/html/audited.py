@@ -6,18 +6,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from onnxqat.auditing.values import input_of, value_of
 from onnxqat.calibration.distribution import distribution_of
 from onnxqat.core.distribution import Distribution
 from onnxqat.core.errors import ModelError
 from onnxqat.core.plan import QuantPlan
-from onnxqat.core.spec import QuantDtype
 from onnxqat.graph import Graph, extract, load
 from onnxqat.graph.insert import PLAN_KEY
+from onnxqat.graph.qdq_pairs import CODE_TYPES
 from onnxqat.report.html.contents import Report, View
 from onnxqat.report.provenance import provenance_of
+
+_TYPES = {name: dtype for name, dtype in CODE_TYPES.items() if name != "uint8"}
 
 if TYPE_CHECKING:
     from onnxqat.auditing import Evidence
@@ -54,7 +54,7 @@ def _own_plan(graph: Graph) -> QuantPlan | None:
 
 
 def _distributions(graph: Graph, evidence: Evidence) -> tuple[Distribution, ...] | None:
-    """What each INT8 quantizer with one scale meets, noisiest first; None without data."""
+    """What each symmetric quantizer with one scale meets, noisiest first; None without data."""
     if not evidence.observed:
         return None
     found = {entry.tensor: entry for entry in _each(graph, evidence)}
@@ -66,9 +66,10 @@ def _each(graph: Graph, evidence: Evidence) -> Iterator[Distribution]:
         if node.op != "QuantizeLinear" or node.inputs[0].name not in evidence.observed:
             continue
         scale, zero_point = value_of(input_of(node, 1)), value_of(input_of(node, 2))
-        if scale is None or scale.size != 1 or zero_point is None or zero_point.dtype != np.int8:
+        dtype = None if zero_point is None else _TYPES.get(zero_point.dtype.name)
+        if scale is None or scale.size != 1 or dtype is None:
             continue
-        name, amax = node.inputs[0].name, float(scale.reshape(())) * QuantDtype.INT8.qmax
+        name, amax = node.inputs[0].name, float(scale.reshape(())) * dtype.qmax
         seen = evidence.observed[name].statistics
         if amax > 0 and seen.values:
-            yield distribution_of(name, seen, amax=amax, dtype=QuantDtype.INT8)
+            yield distribution_of(name, seen, amax=amax, dtype=dtype)

@@ -8,6 +8,7 @@ from functools import cached_property
 
 import onnx_graphsurgeon as gs
 
+from onnxqat.auditing.rules.formats import code_type
 from onnxqat.auditing.values import label
 from onnxqat.core.comparison import Comparison, LayerError
 from onnxqat.core.engine_plan import (
@@ -25,7 +26,14 @@ from onnxqat.graph.query import producer
 from onnxqat.report.html.contents import Report
 
 FLOAT = "float"
-_ASKED = {QuantDtype.INT8: "INT8", QuantDtype.INT4_IN_INT8: "4-bit"}
+_IN_FILE = {"float8_e4m3fn": "FP8", "int4": "4-bit"}
+"""Numpy (ml_dtypes) name of codes -> what a file with them asks for; INT8 of all others."""
+_ASKED = {
+    QuantDtype.INT8: "INT8",
+    QuantDtype.INT4_IN_INT8: "4-bit",
+    QuantDtype.INT4: "4-bit",
+    QuantDtype.FP8: "FP8",
+}
 
 
 @dataclass(frozen=True)
@@ -186,8 +194,8 @@ def _asked_by_node(plan: QuantPlan | None) -> dict[str, str]:
 def _asked_in_file(node: gs.Node) -> str:
     """What the DequantizeLinear nodes in front of a node ask for."""
     sources = (producer(tensor) for tensor in node.inputs)
-    quantized = any(source is not None and source.op in QDQ_OPS for source in sources)
-    return "INT8" if quantized else FLOAT
+    types = {code_type(x) for x in sources if x is not None and x.op in QDQ_OPS}
+    return " × ".join(sorted(_IN_FILE.get(name or "", "INT8") for name in types)) or FLOAT
 
 
 def _rules_by_node(plan: QuantPlan | None) -> dict[str, list[tuple[str, str]]]:

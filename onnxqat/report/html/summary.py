@@ -34,7 +34,7 @@ def tiles(summary: Summary) -> tuple[Tile, ...]:
         _tile(summary.metric or "metric", row, others, lambda model: percent(model.metric)),
         _tile("agreement with FP32", row, others, lambda model: percent(model.agreement)),
         _tile("SQNR, worst output", row, others, lambda model: decibel(model.sqnr_db)),
-        _tile("matrix products in INT8", row, others, _int8_share),
+        _tile("matrix products in INT8 or FP8", row, others, _int8_share),
         _tile("activations moved", row, others, lambda model: megabytes(model.activation_bytes)),
     )
     return tuple(tile for tile in found if tile.value != NOTHING)
