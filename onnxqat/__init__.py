@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from onnxqat.data import open_data
     from onnxqat.engine import build, compare
     from onnxqat.graph import Graph, extract, insert, load, prepare, save
-    from onnxqat.initialization import initialize
+    from onnxqat.initialization import equalize, initialize
     from onnxqat.pipeline import run
     from onnxqat.placement import place
     from onnxqat.training import finetune, sensitivity
@@ -48,7 +48,7 @@ _HOMES = {
     "onnxqat.data": ("open_data",),
     "onnxqat.engine": ("build", "compare"),
     "onnxqat.graph": ("Graph", "extract", "insert", "load", "prepare", "save"),
-    "onnxqat.initialization": ("initialize",),
+    "onnxqat.initialization": ("equalize", "initialize"),
     "onnxqat.pipeline": ("run",),
     "onnxqat.placement": ("place",),
     "onnxqat.training": ("finetune", "sensitivity"),
@@ -83,6 +83,7 @@ __all__ = [
     "build",
     "calibrate",
     "compare",
+    "equalize",
     "extract",
     "finetune",
     "initialize",

@@ -1,15 +1,15 @@
-"""The initialization of a run: done by the first process alone, and taken up where it was done."""
+"""The initialization of a run, before and after Q/DQ is placed; by the first process alone."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onnxqat.bridge import to_torch, write_back
 from onnxqat.core.stage_gain import StageGain
 from onnxqat.data import Dataset
-from onnxqat.graph import Graph
-from onnxqat.initialization import initialize
+from onnxqat.graph import Change, Graph
+from onnxqat.initialization import equalize, initialize
 from onnxqat.recipe import Recipe
 from onnxqat.run_folder import RunFolder
 from onnxqat.stage_keys import stage_key
@@ -23,6 +23,24 @@ class Initialized:
 
     model: Graph
     gains: tuple[StageGain, ...]
+
+
+def equalized(graph: Graph, recipe: Recipe, data: Dataset, changes: list[Change]) -> Graph:
+    """The prepared FP32 model after the recipe's stages for it; what they did is added to
+    `changes`.
+
+    It takes seconds and comes out the same each time, so that it is not kept to go on from.
+    """
+    stages = recipe.initialization.float_stages
+    if not stages:
+        return graph
+    return equalize(
+        graph,
+        data,
+        stages=stages,
+        weights=recipe.placement.quant_format.weight,
+        on_change=changes.append,
+    )
 
 
 def initialized(
@@ -53,7 +71,7 @@ def initialized(
         student,
         teacher,
         train,
-        config=recipe.initialization,
+        config=replace(recipe.initialization, stages=recipe.initialization.qdq_stages),
         validation=validation,
         on_stage=on_gain,
     )

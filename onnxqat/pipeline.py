@@ -31,7 +31,7 @@ from onnxqat.core.summary import StageTime, Summary
 from onnxqat.data import Dataset, open_data
 from onnxqat.engine import build, compare
 from onnxqat.graph import Change, Graph, extract, input_specs, insert, load, prepare
-from onnxqat.initializer import Initialized, initialized
+from onnxqat.initializer import Initialized, equalized, initialized
 from onnxqat.placement import place
 from onnxqat.recipe import Recipe, read_recipe
 from onnxqat.report.provenance import provenance
@@ -111,6 +111,7 @@ def _all_stages(
     with clock.stage("prepare"):
         min_opset = recipe.placement.min_opset
         fp32 = prepare(original, min_opset=min_opset, on_change=changes.append)
+        fp32 = equalized(fp32, recipe, data.calibration, changes)
         folder.save_prepared(fp32, changes)
         watch.on_prepared(changes)
     with clock.stage("place"):
@@ -231,7 +232,7 @@ def _start(
     clock: _Clock,
 ) -> Initialized:
     """Where fine-tuning starts: at the quantized model, or where initialization brings it."""
-    if not recipe.initialization.stages:
+    if not recipe.initialization.qdq_stages:
         return Initialized(ptq, ())
     with clock.stage("initialize"):
         roles = (data.train, data.validation)

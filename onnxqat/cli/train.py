@@ -1,4 +1,4 @@
-"""The commands on a Q/DQ model and its teacher: initialize, finetune."""
+"""The commands that make a model better to run in few bits: equalize, initialize, finetune."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from onnxqat.core.files import check_writable
 
 if TYPE_CHECKING:
     from onnxqat.data import Dataset
-    from onnxqat.graph import Graph
+    from onnxqat.graph import Change, Graph
 
 Validation = Annotated[
     str | None,
@@ -43,6 +43,61 @@ Fallback = Annotated[
         "(see onnxqat ops); no gradient passes them. Else they are an error.",
     ),
 ]
+
+
+def equalize(
+    model: Path,
+    /,
+    *,
+    data: Data,
+    output: Output,
+    stages: Annotated[
+        str, Parameter(name="--stages", help="equalize, smooth, or both, separated by a comma.")
+    ] = "equalize,smooth",
+    format: Annotated[
+        Literal["int8", "w4a8"],
+        Parameter(name="--format", help="What the model will be quantized to."),
+    ] = "int8",
+    samples: Annotated[
+        int, Parameter(name="--samples", help="How many samples show the ranges, from the first.")
+    ] = 64,
+    json: Json = False,
+) -> int:
+    """Write an FP32 model that computes the same, and loses less when it is quantized.
+
+    Factors move from the channels of an activation, which share one scale, into the weights behind:
+    equalize from layer to layer, smooth from a normalization to the layers behind it. What cannot
+    be moved, and why, is told by --json.
+
+    Args:
+        model: The FP32 ONNX file.
+    """
+    from onnxqat.core.spec import FORMATS
+    from onnxqat.graph import load, prepare, save
+    from onnxqat.initialization import InitializationConfig
+    from onnxqat.initialization import equalize as equalize_stage
+    from onnxqat.report.console import changes_table
+
+    check_writable(output, inputs=[model])
+    config = InitializationConfig(stages=_names(stages))
+    made: list[Change] = []
+    prepared = prepare(load(model), on_change=made.append)
+    equalized = equalize_stage(
+        prepared,
+        _opened(data, prepared),
+        stages=config.float_stages,
+        weights=FORMATS[format].weight,
+        samples=samples,
+        on_change=made.append,
+    )
+    save(equalized, output)
+    rescaled = [change for change in made if change.kind in config.float_stages]
+    show.result(tuple(made), as_json=json, table=changes_table(rescaled))
+    return 0
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(","))
 
 
 def initialize(
@@ -91,7 +146,7 @@ def initialize(
 
     check_writable(output, inputs=[qdq, teacher])
     config = InitializationConfig(
-        stages=tuple(name.strip() for name in stages.split(",")),
+        stages=_names(stages),
         samples=samples,
         batch_size=batch_size,
         seed=seed,
@@ -320,4 +375,4 @@ def _opened(data: str, graph: Graph) -> Dataset:
     return open_data(source.source, input_specs(graph), source)
 
 
-COMMANDS = (initialize, finetune)
+COMMANDS = (equalize, initialize, finetune)

@@ -7,13 +7,16 @@ from typing import Literal
 
 from onnxqat.core.errors import ConfigError
 
+FLOAT_STAGES = ("equalize", "smooth")
+"""Stages of the FP32 model, before Q/DQ is placed; the others work on the Q/DQ model."""
+
 
 @dataclass(frozen=True)
 class InitializationConfig:
     """Which stages, in which order, and what they learn from. No stage reads labels."""
 
     stages: tuple[str, ...] = ()
-    """Names in `STAGES`. One may come twice."""
+    """Names in `FLOAT_STAGES`, then in `STAGES`. One of the latter may come twice."""
     samples: int = 512
     """Samples that the stages see, drawn by the seed; a quarter of them only judges the stages
     where no samples of their own are given for that."""
@@ -28,17 +31,33 @@ class InitializationConfig:
         """Refuse what cannot be meant.
 
         Raises:
-            ConfigError: A stage is unknown, or a number is below 1.
+            ConfigError: A stage is unknown, or comes too late, or a number is below 1.
         """
         from onnxqat.initialization.stages import STAGES  # the stages take this config
 
+        known = (*FLOAT_STAGES, *STAGES)
         for stage in self.stages:
-            if stage not in STAGES:
+            if stage not in known:
                 raise ConfigError(
                     f"unknown initialization stage '{stage}'",
-                    fix=f"choose among: {', '.join(STAGES) or 'none yet'}",
+                    fix=f"choose among: {', '.join(known)}",
                 )
+        if self.float_stages != self.stages[: len(self.float_stages)]:
+            raise ConfigError(
+                f"{' and '.join(self.float_stages)} must come before the other stages",
+                fix="they work on the FP32 model, the others on the Q/DQ model that is made of it",
+            )
         for name in ("samples", "batch_size", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} is {value}", fix="set 1 or more, or leave it out")
+
+    @property
+    def float_stages(self) -> tuple[str, ...]:
+        """Those of the FP32 model."""
+        return tuple(stage for stage in self.stages if stage in FLOAT_STAGES)
+
+    @property
+    def qdq_stages(self) -> tuple[str, ...]:
+        """Those of the Q/DQ model."""
+        return tuple(stage for stage in self.stages if stage not in FLOAT_STAGES)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from onnxqat.bridge import OnnxModule
+from onnxqat.core.errors import ConfigError
 from onnxqat.core.stage_gain import StageGain
 from onnxqat.data import Batch, Dataset
 from onnxqat.data.layout import batch_layout
@@ -58,10 +59,15 @@ def initialize(
         on_stage: Called after each stage.
 
     Raises:
-        ConfigError: The two models do not fit each other.
+        ConfigError: The two models do not fit each other, or a stage is one of the FP32 model.
         DataError: The data does not fit the model, or has no sample.
         TrainingError: The teacher's outputs are not finite.
     """
+    if config.float_stages:
+        raise ConfigError(
+            f"{' and '.join(config.float_stages)} work on the FP32 model, before it is quantized",
+            fix="call equalize on that, place and calibrate again, or run a recipe, which does",
+        )
     require_same_signature(student, teacher)
     device = choose_device(config.device)
     learn, judge = _drawn(data, config, validation)

@@ -19,6 +19,7 @@ from onnxqat.core.precision import HEAVY_OPS, Precision, count_in
 from onnxqat.core.sensitivity import Sensitivity
 from onnxqat.core.stage_gain import StageGain
 from onnxqat.core.summary import Gain, ModelRow, Summary
+from onnxqat.graph import Change
 from onnxqat.placement.explain import Explanation
 from onnxqat.report.numbers import (
     NOTHING,
@@ -57,6 +58,12 @@ def _gained(gain: Gain) -> str:
     if gain.sqnr_db is not None:
         told.append(f"{gain.sqnr_db:+.1f} dB".replace("-", "−"))
     return ", ".join(told) or "not measured"
+
+
+def changes_table(changes: Sequence[Change]) -> RenderableType:
+    """One line a change, and how many there are."""
+    lines = (Text(f"{change.kind} {change.node}: {change.detail}") for change in changes)
+    return Group(*lines, Text(f"{len(changes)} changed"))
 
 
 def stages_table(gains: Sequence[StageGain]) -> RenderableType:

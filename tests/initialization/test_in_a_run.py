@@ -31,7 +31,7 @@ start = 96
 [placement]
 format = "w4a8"
 [initialization]
-stages = ["bias_correction"]
+stages = ["equalize", "bias_correction"]
 samples = 64
 batch_size = 8
 [finetune]
@@ -113,6 +113,30 @@ def test_a_run_cut_off_in_training_does_not_initialize_again(finished, folder, m
     assert [gain.stage for gain in summary.initialization] == ["bias_correction"]
     whole, resumed = ((folder / n / "qat.onnx").read_bytes() for n in ("out", "cut"))
     assert whole == resumed
+
+
+def test_the_changes_tell_what_became_of_each_layers_channels(finished):
+    out, _, _ = finished
+    changes = json.loads((out / "changes.json").read_text())
+    told = {change["node"]: change["kind"] for change in changes}
+    assert told["/stem/Conv"] == "channels kept", "a residual reads it"
+    assert told["/inner/Conv"] == "channels kept", "it ends in the residual"
+
+
+def test_the_fp32_models_command_writes_a_model_that_computes_the_same(folder, tmp_path, capsys):
+    files = [str(folder / "net.onnx"), "--data", str(folder / "data.npz")]
+    assert main(["equalize", *files, "-o", str(tmp_path / "same.onnx"), "--json"]) == 0
+    kinds = {change["kind"] for change in json.loads(capsys.readouterr().out)}
+    assert "channels kept" in kinds
+    onnx.checker.check_model(onnx.load(tmp_path / "same.onnx"))
+
+
+def test_a_stage_of_the_fp32_model_is_not_for_a_quantized_one(finished, folder, capsys):
+    out, _, _ = finished
+    files = [str(out / "ptq.onnx"), "--teacher", str(folder / "net.onnx")]
+    options = ["--data", str(folder / "data.npz"), "--stages", "smooth", "-o", str(out / "x.onnx")]
+    assert main(["initialize", *files, *options]) == 2
+    assert "FP32 model" in capsys.readouterr().err
 
 
 def test_the_command_writes_the_model_and_prints_each_gain(finished, tmp_path, folder, capsys):

@@ -96,6 +96,11 @@ def test_an_unknown_stage_is_refused_with_those_that_there_are():
         InitializationConfig(stages=("magic",))
 
 
+def test_a_stage_of_the_float_model_cannot_come_after_one_of_the_quantized_model():
+    with pytest.raises(ConfigError, match="smooth must come before"):
+        InitializationConfig(stages=("bias_correction", "smooth"))
+
+
 def test_models_of_other_inputs_are_refused():
     student, _ = student_and_teacher()
     _, teacher = student_and_teacher()

@@ -50,7 +50,7 @@ def fold_affine(graph: Graph) -> Iterator[Change]:
                 what, affine = last
                 behind = only_reader(inner, node.outputs[0])
                 assert behind is not None
-                _FOLD[node.op](node, affine, names)
+                FOLD[node.op](node, affine.scale, affine.shift, names)
                 take_over_output(node, behind)
                 folded.append(behind)
                 yield Change(
@@ -61,7 +61,7 @@ def fold_affine(graph: Graph) -> Iterator[Change]:
 
 def _foldable_behind(inner: gs.Graph, node: gs.Node) -> tuple[str, _Affine] | None:
     """What the only reader of a layer does, if the layer's weights can take it up."""
-    if node.op not in _FOLD or not is_onnx(node) or not _has_constant_weights(node):
+    if node.op not in FOLD or not is_onnx(node) or not has_constant_weights(node):
         return None
     behind = only_reader(inner, node.outputs[0])
     if behind is None or not is_onnx(behind):
@@ -75,7 +75,8 @@ def _foldable_behind(inner: gs.Graph, node: gs.Node) -> tuple[str, _Affine] | No
     return None
 
 
-def _has_constant_weights(node: gs.Node) -> bool:
+def has_constant_weights(node: gs.Node) -> bool:
+    """Whether all that a layer computes with but its first input is constant."""
     return all(
         tensor.is_empty() or (isinstance(tensor, gs.Constant) and is_float(tensor))
         for tensor in node.inputs[1:]
@@ -103,7 +104,7 @@ def _normalization(inner: gs.Graph, node: gs.Node, norm: gs.Node) -> _Affine | N
 def _constant_add(node: gs.Node, add: gs.Node) -> _Affine | None:
     """x + c where c has one value, or one a channel."""
     other = next((t for t in add.inputs if t is not node.outputs[0]), None)
-    channels, rank = _channels(node), len(node.inputs[1].shape)
+    channels, rank = channels_of(node), len(node.inputs[1].shape)
     if not isinstance(other, gs.Constant) or not is_float(other) or len(other.shape) > rank:
         return None
     shape = (1,) * (rank - len(other.shape)) + tuple(other.shape)
@@ -113,7 +114,7 @@ def _constant_add(node: gs.Node, add: gs.Node) -> _Affine | None:
     return _Affine(np.ones(channels), shift)
 
 
-def _channels(node: gs.Node) -> int:
+def channels_of(node: gs.Node) -> int:
     """How many channels a layer writes."""
     shape, attrs = node.inputs[1].shape, node.attrs
     if node.op == "Conv":
@@ -123,36 +124,35 @@ def _channels(node: gs.Node) -> int:
     return int(shape[0 if attrs.get("transB", 0) else 1])
 
 
-def _fold_conv(node: gs.Node, affine: _Affine, names: Names) -> None:
+def _fold_conv(node: gs.Node, scale: Doubles, shift: Doubles, names: Names) -> None:
     """W is [K, C/group, …]: one filter an output channel."""
     weight = float64(node.inputs[1])
-    scale = affine.scale.reshape(-1, *[1] * (weight.ndim - 1))
-    _set_weight(node, weight * scale, names)
-    _set_bias(node, _bias(node) * affine.scale + affine.shift, names)
+    _set_weight(node, weight * scale.reshape(-1, *[1] * (weight.ndim - 1)), names)
+    _set_bias(node, _bias(node) * scale + shift, names)
 
 
-def _fold_conv_transpose(node: gs.Node, affine: _Affine, names: Names) -> None:
+def _fold_conv_transpose(node: gs.Node, scale: Doubles, shift: Doubles, names: Names) -> None:
     """W is [C, K/group, …]: the first C/group rows make the first K/group output channels, …"""
     weight, group = float64(node.inputs[1]), node.attrs.get("group", 1)
     split = weight.reshape(group, weight.shape[0] // group, *weight.shape[1:])
-    scale = affine.scale.reshape(group, 1, -1, *[1] * (weight.ndim - 2))
-    _set_weight(node, (split * scale).reshape(weight.shape), names)
-    _set_bias(node, _bias(node) * affine.scale + affine.shift, names)
+    shaped = scale.reshape(group, 1, -1, *[1] * (weight.ndim - 2))
+    _set_weight(node, (split * shaped).reshape(weight.shape), names)
+    _set_bias(node, _bias(node) * scale + shift, names)
 
 
-def _fold_gemm(node: gs.Node, affine: _Affine, names: Names) -> None:
+def _fold_gemm(node: gs.Node, scale: Doubles, shift: Doubles, names: Names) -> None:
     """Y = alpha · A' · B' + beta · C, whose channels are the columns."""
     weight = float64(node.inputs[1])
-    scale = affine.scale.reshape(-1, 1) if node.attrs.get("transB", 0) else affine.scale
-    _set_weight(node, weight * scale, names)
+    shaped = scale.reshape(-1, 1) if node.attrs.get("transB", 0) else scale
+    _set_weight(node, weight * shaped, names)
     bias = _bias(node) * node.attrs.get("beta", 1.0)
     node.attrs.pop("beta", None)
-    _set_bias(node, bias * affine.scale + affine.shift, names)
+    _set_bias(node, bias * scale + shift, names)
 
 
 def _bias(node: gs.Node) -> Doubles:
     if len(node.inputs) < 3 or node.inputs[2].is_empty():
-        return np.zeros(_channels(node))
+        return np.zeros(channels_of(node))
     return float64(node.inputs[2])
 
 
@@ -179,8 +179,9 @@ def _is_shared(node: gs.Node, index: int) -> bool:
     return len(consumers(node.inputs[index])) > 1
 
 
-_FOLD: dict[str, Callable[[gs.Node, _Affine, Names], None]] = {
+FOLD: dict[str, Callable[[gs.Node, Doubles, Doubles, Names], None]] = {
     "Conv": _fold_conv,
     "ConvTranspose": _fold_conv_transpose,
     "Gemm": _fold_gemm,
 }
+"""Layers that can take up `scale · y + shift` of their output y, both of shape [channels]."""

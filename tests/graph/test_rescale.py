@@ -1,0 +1,243 @@
+"""Factors per channel move from layer to layer, and the network computes the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import numpy_helper, parser
+
+from onnxqat.graph import as_graph, prepare, to_model
+from onnxqat.graph.names import Names
+from onnxqat.graph.rescale import Link, Refusal, links, rescale
+from tests.support import networks
+
+HEAD = '<ir_version: 8, opset_import: ["" : 17]>\n'
+
+CHAINS = {
+    "conv, relu, conv": """
+        net (float[n, 3, 8, 8] x) => (float[n, 4, 8, 8] y) {
+            a = Conv <pads = [1, 1, 1, 1]> (x, w_6_3_3_3, b_6)
+            r = Relu (a)
+            y = Conv <pads = [1, 1, 1, 1]> (r, w_4_6_3_3)
+        }""",
+    "conv, leaky relu, depthwise conv": """
+        net (float[n, 3, 8, 8] x) => (float[n, 6, 8, 8] y) {
+            a = Conv (x, w_6_3_1_1)
+            r = LeakyRelu <alpha = 0.2> (a)
+            y = Conv <pads = [1, 1, 1, 1], group = 6> (r, w_6_1_3_3)
+        }""",
+    "conv, prelu, grouped conv with two inputs a group": """
+        net (float[n, 3, 8, 8] x) => (float[n, 9, 8, 8] y) {
+            a = Conv (x, w_6_3_1_1, b_6)
+            r = PRelu (a, s_6_1_1)
+            y = Conv <group = 3> (r, w_9_2_1_1)
+        }""",
+    "transposed convs, in groups": """
+        net (float[n, 4, 4, 4] x) => (float[n, 6, 8, 8] y) {
+            a = ConvTranspose <group = 2> (x, w_4_3_1_1, b_6)
+            r = Relu (a)
+            y = ConvTranspose <group = 3, strides = [2, 2], kernel_shape = [2, 2]> (r, w_6_2_2_2)
+        }""",
+    "conv, pad, max pool, average pool, flatten, gemm": """
+        net (float[n, 3, 8, 8] x) => (float[n, 5] y) {
+            a = Conv (x, w_6_3_1_1, b_6)
+            r = Relu (a)
+            p = Pad (r, pads_8)
+            m = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (p)
+            v = AveragePool <kernel_shape = [2, 2], strides = [1, 1], pads = [1, 1, 0, 0]> (m)
+            f = Flatten (v)
+            y = Gemm <transB = 1> (f, w_5_150, b_5)
+        }""",
+    "matmul, add, relu, matmul": """
+        net (float[n, 5, 4] x) => (float[n, 5, 3] y) {
+            a = MatMul (x, w_4_6)
+            c = Add (b_6, a)
+            r = Relu (c)
+            y = MatMul (r, w_6_3)
+        }""",
+    "gemm with alpha and beta, gemm": """
+        net (float[n, 4] x) => (float[n, 3] y) {
+            a = Gemm <alpha = 0.5, beta = 2.0> (x, w_4_6, b_6)
+            r = Relu (a)
+            y = Gemm (r, w_6_3)
+        }""",
+    "layer norm, two matmuls": """
+        net (float[n, 5, 6] x) => (float[n, 5, 3] y) {
+            a = LayerNormalization (x, s_6, b_6)
+            p = MatMul (a, w_6_3)
+            q = MatMul (a, v_6_3)
+            y = Mul (p, q)
+        }""",
+    "scale and shift of a normalization in parts, matmul": """
+        net (float[n, 5, 6] x) => (float[n, 5, 3] y) {
+            h = Tanh (x)
+            a = Mul (h, s_6)
+            c = Add (a, b_6)
+            y = MatMul (c, w_6_3)
+        }""",
+    "values of an attention, projection": """
+        net (float[n, 5, 4] x) => (float[n, 5, 3] y) {
+            v = MatMul (x, w_4_6)
+            p = Softmax (x5)
+            x5 = MatMul (x, w_4_5)
+            o = MatMul (p, v)
+            y = MatMul (o, w_6_3)
+        }""",
+    "squeeze and excitation": """
+        net (float[n, 3, 8, 8] x) => (float[n, 4, 8, 8] y) {
+            a = Conv (x, w_6_3_1_1, b_6)
+            r = Relu (a)
+            g = GlobalAveragePool (r)
+            h = Conv (g, v_6_6_1_1)
+            s = Sigmoid (h)
+            m = Mul (r, s)
+            y = Conv (m, w_4_6_1_1)
+        }""",
+}  # fmt: skip
+
+
+def chain(name: str) -> onnx.ModelProto:
+    """The network, with a constant for every name that tells its shape."""
+    text = CHAINS[name].replace(
+        "            p = Softmax (x5)\n            x5 = MatMul (x, w_4_5)\n",
+        "            x5 = MatMul (x, w_4_5)\n            p = Softmax (x5)\n",
+    )
+    model = parser.parse_model(HEAD + text.strip())
+    rng = np.random.default_rng(len(name))
+    made = {output for node in model.graph.node for output in node.output}
+    for constant in sorted({i for node in model.graph.node for i in node.input} - made - {"x"}):
+        kind, *shape = constant.split("_")
+        values = rng.normal(size=[int(size) for size in shape]).astype(np.float32)
+        if kind == "pads":
+            values = np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64)
+        model.graph.initializer.append(numpy_helper.from_array(values, constant))
+    for node in model.graph.node:
+        node.name = f"/{node.output[0]}"
+    onnx.checker.check_model(model)
+    return model
+
+
+def run(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(model.SerializeToString(), options)
+    return session.run(None, feeds)
+
+
+def feeds_of(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(1)
+    feeds = {}
+    for value in model.graph.input:
+        tensor = value.type.tensor_type
+        shape = [d.dim_value or 2 for d in tensor.shape.dim]
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+        is_float = np.issubdtype(dtype, np.floating)
+        values = rng.normal(size=shape) if is_float else rng.integers(0, 2, shape)
+        feeds[value.name] = values.astype(dtype)
+    return feeds
+
+
+def rescaled(model: onnx.ModelProto) -> tuple[int, onnx.ModelProto]:
+    """All links rescaled by random factors of up to 30, either way."""
+    graph = prepare(as_graph(model))
+    rng = np.random.default_rng(2)
+    found = [link for link in links(graph) if isinstance(link, Link)]
+    names = Names(graph)
+    for link in found:
+        rescale(link, 30 ** rng.uniform(-1, 1, link.channels), names)
+    return len(found), to_model(graph)
+
+
+def assert_equal(model: onnx.ModelProto, changed: onnx.ModelProto) -> None:
+    feeds = feeds_of(model)
+    for before, after in zip(run(model, feeds), run(changed, feeds), strict=True):
+        scale = max(float(np.abs(before).max()), 1e-6)
+        assert np.abs(after - before).max() <= 1e-5 * scale
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_random_factors_change_nothing_that_the_network_computes(name):
+    model = chain(name)
+    count, changed = rescaled(model)
+    assert count >= 1
+    assert_equal(model, changed)
+    weights = {x.name: numpy_helper.to_array(x) for x in changed.graph.initializer}
+    same = [
+        np.array_equal(weights.get(x.name), numpy_helper.to_array(x))
+        for x in model.graph.initializer
+    ]
+    assert not all(same), "something did move"
+
+
+NETWORKS = {
+    "mobilenet_v2": networks.mobilenet_v2,
+    "mobilenet_v3": networks.mobilenet_v3,
+    "inception": networks.inception,
+    "unet": networks.unet,
+    "vit": networks.vit,
+    "bert": networks.bert,
+    "mlp": networks.mlp,
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_in_networks_of_many_kinds_as_well(name):
+    model = NETWORKS[name]()
+    _, changed = rescaled(model)
+    assert_equal(model, changed)
+    assert {t.name for t in changed.graph.output} == {t.name for t in model.graph.output}
+
+
+REFUSED = {
+    "a limit": ("Clip (a, zero, six)", "Clip"),
+    "a function that is not homogeneous": ("Sigmoid (a)", "Sigmoid"),
+    "a residual": ("Add (a, x)", "Add"),
+    "a product with itself": ("Mul (a, a)", "twice"),
+    "padding with a number": ("Pad (a, pads, one)", "Pad"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_does_not_commute_ends_a_link_and_is_told(case):
+    call, reason = REFUSED[case]
+    model = parser.parse_model(f"""{HEAD}
+        net (float[n, 3, 8, 8] x) => (float[n, 4, k, k] y) {{
+            a = Conv (x, w)
+            m = {call}
+            y = Conv (m, v)
+        }}""")
+    constants = {
+        "w": np.ones((3, 3, 1, 1), np.float32),
+        "v": np.ones((4, 3, 1, 1), np.float32),
+        "zero": np.float32(0),
+        "six": np.float32(6),
+        "one": np.float32(1),
+        "pads": np.array([0, 0, 1, 1, 0, 0, 1, 1]),
+    }
+    read = {name for node in model.graph.node for name in node.input}
+    for name, value in constants.items():
+        if name in read:
+            model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+    first, *_ = links(prepare(as_graph(model)))
+    assert isinstance(first, Refusal)
+    assert reason in first.reason
+
+
+def test_weights_that_two_layers_share_are_parted():
+    model = parser.parse_model(f"""{HEAD}
+        net (float[n, 3, 8, 8] x) => (float[n, 3, 8, 8] y) {{
+            a = Conv (x, w)
+            r = Relu (a)
+            b = Conv (r, w)
+            s = Relu (b)
+            y = Conv (s, w)
+        }}""")
+    values = np.random.default_rng(0).normal(size=(3, 3, 1, 1)).astype(np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(values, "w"))
+    count, changed = rescaled(model)
+    assert count == 2
+    assert_equal(model, changed)
+    assert len(changed.graph.initializer) >= 3

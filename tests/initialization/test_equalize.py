@@ -1,0 +1,173 @@
+"""Equalization and smoothing: the same function, with less error when it is quantized."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper, parser
+
+from onnxqat.calibration import CalibrationConfig, calibrate
+from onnxqat.core.spec import QuantDtype
+from onnxqat.data import Batch
+from onnxqat.engine import compare
+from onnxqat.graph import Change, Graph, as_graph, insert, prepare
+from onnxqat.graph.names import Names
+from onnxqat.graph.rescale import NORMS, Link, links, rescale
+from onnxqat.initialization import equalize
+from onnxqat.placement import PlacementConfig, place
+from tests.support.networks import vit
+
+CNN = """
+<ir_version: 8, opset_import: ["" : 17]>
+net (float[n, 3, 8, 8] x) => (float[n, 8, 8, 8] y)
+{
+    a = Conv <pads = [1, 1, 1, 1]> (x, w0, b0)
+    r = Relu (a)
+    d = Conv <pads = [1, 1, 1, 1], group = 16> (r, w1, b1)
+    s = Relu (d)
+    y = Conv (s, w2, b2)
+}
+"""
+SHAPES = {
+    "w0": (16, 3, 3, 3), "b0": (16,), "w1": (16, 1, 3, 3), "b1": (16,), "w2": (8, 16, 1, 1),
+    "b2": (8,),
+}  # fmt: skip
+
+
+@dataclass
+class Normal:
+    """Standard normal inputs, in memory."""
+
+    name: str
+    shape: tuple[int, ...]
+    samples: int = 64
+    fixed: int | None = None
+    has_labels: bool = False
+
+    @property
+    def size(self) -> int:
+        return self.samples
+
+    def batches(self, batch_size, *, samples=None, seed=None) -> Iterator[Batch]:
+        every = np.random.default_rng(3).normal(size=(self.samples, *self.shape))
+        every = every.astype(np.float32)[:samples]
+        step = self.fixed or batch_size
+        for start in range(0, len(every), step):
+            part = every[start : start + step]
+            yield Batch({self.name: part}, None, len(part))
+
+
+IMAGES = Normal("x", (3, 8, 8))
+
+
+def cnn() -> Graph:
+    rng = np.random.default_rng(0)
+    model = parser.parse_model(CNN)
+    for name, shape in SHAPES.items():
+        values = rng.normal(0, int(np.prod(shape[1:])) ** -0.5, shape).astype(np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(values, name))
+    for node in model.graph.node:
+        node.name = f"/{node.output[0]}"
+    onnx.checker.check_model(model)
+    return prepare(as_graph(model))
+
+
+def distorted(graph: Graph, *, producers: frozenset[str] | None = None) -> Graph:
+    """The same function, with channels whose ranges are far apart."""
+    graph = graph.copy()
+    rng = np.random.default_rng(5)
+    names = Names(graph)
+    for link in [link for link in links(graph) if isinstance(link, Link)]:
+        if producers is None or link.producer.op in producers:
+            rescale(link, 100 ** rng.uniform(-0.5, 0.5, link.channels), names)
+    return graph
+
+
+def ptq_db(graph: Graph, data: Normal, format_name: str = "int8") -> float:
+    plan = place(graph, config=PlacementConfig(format=format_name))
+    config = CalibrationConfig(method="max", threads=1)
+    return compare(
+        graph, insert(graph, plan, calibrate(graph, plan, data, config=config)), data
+    ).sqnr_db
+
+
+def test_channels_far_apart_are_brought_together_again():
+    fp32 = cnn()
+    spoiled = distorted(fp32)
+    mended = equalize(spoiled, IMAGES)
+    assert compare(fp32, mended, IMAGES).sqnr_db > 100, "the same function"
+    whole, bad, good = (ptq_db(graph, IMAGES) for graph in (fp32, spoiled, mended))
+    assert bad < whole - 6
+    assert good > whole - 1
+
+
+def test_the_graph_that_is_given_is_not_changed():
+    spoiled = distorted(cnn())
+    before = {
+        name: t.values.copy() for name, t in spoiled.tensors().items() if hasattr(t, "values")
+    }
+    equalize(spoiled, IMAGES)
+    after = {name: t.values for name, t in spoiled.tensors().items() if hasattr(t, "values")}
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_each_place_is_told_with_its_strength_or_with_the_reason_why_not():
+    told: list[Change] = []
+    equalize(distorted(cnn()), IMAGES, on_change=told.append)
+    kinds = {change.node: change.kind for change in told}
+    assert kinds == {"/a": "equalize", "/d": "equalize", "/y": "channels kept"}
+    assert all("strength" in change.detail for change in told if change.kind == "equalize")
+
+
+def test_into_a_depthwise_layer_all_differences_go_for_its_scales_take_them_up():
+    told: list[Change] = []
+    spoiled = distorted(cnn())
+    equalize(spoiled, IMAGES, on_change=told.append)
+    (stem,) = [change for change in told if change.node == "/a"]
+    assert "strength 1.0" in stem.detail
+
+
+def test_with_four_bit_weights_no_more_is_moved_than_they_can_bear():
+    spoiled = distorted(cnn())
+    mended = equalize(spoiled, IMAGES, weights=QuantDtype.INT4_IN_INT8)
+    assert ptq_db(mended, IMAGES, "w4a8") > ptq_db(spoiled, IMAGES, "w4a8") - 0.5
+
+
+def test_smoothing_takes_outliers_behind_a_normalization_into_the_weights():
+    fp32 = prepare(as_graph(vit()))
+    (image,) = fp32.inputs
+    data = Normal(image.name, tuple(image.shape[1:]), samples=8, fixed=1)
+    spoiled = distorted(fp32, producers=NORMS)
+    mended = equalize(spoiled, data, stages=("smooth",), samples=8)
+    assert compare(fp32, mended, data).sqnr_db > 90, "the same function"
+    bad, good = ptq_db(spoiled, data), ptq_db(mended, data)
+    assert good > bad + 3
+
+
+@pytest.mark.parametrize("stage", ["equalize", "smooth"])
+def test_only_what_is_asked_for_is_done(stage):
+    fp32 = prepare(as_graph(vit()))
+    (image,) = fp32.inputs
+    data = Normal(image.name, tuple(image.shape[1:]), samples=4, fixed=1)
+    told: list[Change] = []
+    equalize(distorted(fp32), data, stages=(stage,), samples=4, on_change=told.append)
+    assert {change.kind for change in told} - {"channels kept"} <= {stage}
+
+
+def test_a_channel_that_is_dead_does_no_harm():
+    fp32 = cnn()
+    weights = {t.name: t for node in fp32.nodes for t in node.inputs if hasattr(t, "values")}
+    dead = weights["w0"].values.copy()
+    dead[3] = 0
+    weights["w0"].values = dead
+    bias = weights["b0"].values.copy()
+    bias[3] = 0
+    weights["b0"].values = bias
+    mended = equalize(fp32, IMAGES)
+    assert compare(fp32, mended, IMAGES).sqnr_db > 100
+    values = [t.values for node in mended.nodes for t in node.inputs if hasattr(t, "values")]
+    assert all(np.isfinite(array).all() for array in values)
