@@ -38,7 +38,7 @@ def equalized(graph: Graph, recipe: Recipe, data: Dataset, changes: list[Change]
         graph,
         data,
         stages=stages,
-        weights=recipe.placement.quant_format.weight,
+        quant_format=recipe.placement.quant_format,
         on_change=changes.append,
     )
 

@@ -109,8 +109,7 @@ def _all_stages(
     changes: list[Change] = []
 
     with clock.stage("prepare"):
-        min_opset = recipe.placement.min_opset
-        fp32 = prepare(original, min_opset=min_opset, on_change=changes.append)
+        fp32 = prepare(original, min_opset=recipe.placement.min_opset, on_change=changes.append)
         fp32 = equalized(fp32, recipe, data.calibration, changes)
         folder.save_prepared(fp32, changes)
         watch.on_prepared(changes)

@@ -55,7 +55,7 @@ def equalize(
         str, Parameter(name="--stages", help="equalize, smooth, or both, separated by a comma.")
     ] = "equalize,smooth",
     format: Annotated[
-        Literal["int8", "w4a8"],
+        Literal["int8", "w4a8", "fp8", "w4a4"],
         Parameter(name="--format", help="What the model will be quantized to."),
     ] = "int8",
     samples: Annotated[
@@ -86,7 +86,7 @@ def equalize(
         prepared,
         _opened(data, prepared),
         stages=config.float_stages,
-        weights=FORMATS[format].weight,
+        quant_format=FORMATS[format],
         samples=samples,
         on_change=made.append,
     )

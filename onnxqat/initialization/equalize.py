@@ -32,7 +32,7 @@ from onnxqat.calibration.runtime import TensorReader
 from onnxqat.calibration.weights import weight_amax
 from onnxqat.core.calibration import amax_to_scale
 from onnxqat.core.qdq import fake_quantize
-from onnxqat.core.spec import PerChannel, QuantDtype, QuantSpec
+from onnxqat.core.spec import FORMATS, PerChannel, QuantFormat, QuantSpec
 from onnxqat.data import Batch, Dataset
 from onnxqat.graph import Change, Graph
 from onnxqat.graph.names import Names
@@ -66,7 +66,7 @@ def equalize(
     data: Dataset,
     *,
     stages: Sequence[str] = FLOAT_STAGES,
-    weights: QuantDtype = QuantDtype.INT8,
+    quant_format: QuantFormat = FORMATS["int8"],
     samples: int = 64,
     on_change: Callable[[Change], None] = ignore,
 ) -> Graph:
@@ -76,7 +76,7 @@ def equalize(
         graph: A prepared FP32 graph; it is not changed.
         data: Samples, of which the first ones show the ranges.
         stages: `equalize`, `smooth` or both.
-        weights: What the weights will be quantized to.
+        quant_format: What activations and weights will be quantized to.
         samples: How many samples.
         on_change: Called with each place that was rescaled, or could not be, and why.
 
@@ -94,7 +94,7 @@ def equalize(
     seen = _observe(result, found, list(data.batches(16, samples=samples)))
     names = Names(result)
     for link in found:
-        on_change(_improve(link, seen, weights, names))
+        on_change(_improve(link, seen, quant_format, names))
     return result
 
 
@@ -148,12 +148,15 @@ def _rows(
     return pixels[generator.integers(0, len(pixels), count)]
 
 
-def _improve(link: Link, seen: Mapping[str, _Seen], weights: QuantDtype, names: Names) -> Change:
+def _improve(
+    link: Link, seen: Mapping[str, _Seen], quant_format: QuantFormat, names: Names
+) -> Change:
     """Rescale a link by the best factors, if there are any."""
     amax = _floored(np.max([seen[reader.node.name].amax for reader in link.readers], axis=0))
     largest = _floored(np.max([largest_weights(r, link.channels) for r in link.readers], axis=0))
     trials = [
-        _Trial(reader, seen[reader.node.name], weights, link.channels) for reader in link.readers
+        _Trial(reader, seen[reader.node.name], quant_format, link.channels)
+        for reader in link.readers
     ]
     before = _total(trials, np.ones_like(amax))
     every = [_factors(amax, largest, strength) for strength in STRENGTHS]
@@ -190,9 +193,11 @@ def _total(trials: Sequence[_Trial], factors: Doubles) -> float:
 class _Trial:
     """The relative squared error in a layer's products when both sides are quantized."""
 
-    def __init__(self, reader: Reader, seen: _Seen, weights: QuantDtype, channels: int) -> None:
+    def __init__(
+        self, reader: Reader, seen: _Seen, quant_format: QuantFormat, channels: int
+    ) -> None:
         self._rows = np.concatenate(seen.rows).transpose(1, 0, 2)  # [groups, rows, values]
-        self._amax, self._weights = seen.amax, weights
+        self._amax, self._format = seen.amax, quant_format
         self._matrix = output_matrix(reader.node)
         groups, _, values = self._rows.shape
         self._spread = groups * values // channels
@@ -203,13 +208,14 @@ class _Trial:
         """With the input channels divided by factors [channels]."""
         groups, _, values = self._rows.shape
         divided = np.repeat(factors, self._spread).reshape(groups, 1, values).astype(np.float32)
-        scale = amax_to_scale(np.array((self._amax / factors).max()), QuantDtype.INT8)
-        rows = fake_quantize(self._rows / divided, np.asarray(scale), dtype=QuantDtype.INT8)
+        activation, weight = self._format.activation, self._format.weight
+        scale = amax_to_scale(np.array((self._amax / factors).max()), activation)
+        rows = fake_quantize(self._rows / divided, np.asarray(scale), dtype=activation)
         matrix = self._matrix.reshape(groups, -1, values) * divided
         matrix = matrix.reshape(self._matrix.shape)
-        amax, _ = weight_amax(matrix, QuantSpec(self._weights, PerChannel(0)))
-        scales = amax_to_scale(np.maximum(amax, 1e-30), self._weights)
-        matrix = fake_quantize(matrix, scales, dtype=self._weights, axis=0)
+        amax, _ = weight_amax(matrix, QuantSpec(weight, PerChannel(0)))
+        scales = amax_to_scale(np.maximum(amax, 1e-30), weight)
+        matrix = fake_quantize(matrix, scales, dtype=weight, axis=0)
         error = self._product(rows, matrix) - self._wanted
         return float(np.square(error, dtype=np.float64).sum()) / self._energy
 

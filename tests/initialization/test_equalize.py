@@ -11,7 +11,7 @@ import pytest
 from onnx import numpy_helper, parser
 
 from onnxqat.calibration import CalibrationConfig, calibrate
-from onnxqat.core.spec import QuantDtype
+from onnxqat.core.spec import FORMATS
 from onnxqat.data import Batch
 from onnxqat.engine import compare
 from onnxqat.graph import Change, Graph, as_graph, insert, prepare
@@ -133,7 +133,7 @@ def test_into_a_depthwise_layer_all_differences_go_for_its_scales_take_them_up()
 
 def test_with_four_bit_weights_no_more_is_moved_than_they_can_bear():
     spoiled = distorted(cnn())
-    mended = equalize(spoiled, IMAGES, weights=QuantDtype.INT4_IN_INT8)
+    mended = equalize(spoiled, IMAGES, quant_format=FORMATS["w4a8"])
     assert ptq_db(mended, IMAGES, "w4a8") > ptq_db(spoiled, IMAGES, "w4a8") - 0.5
 
 

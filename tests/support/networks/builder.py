@@ -98,7 +98,9 @@ class NetworkBuilder:
         return self.node("MaxPool", x, kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=pads)
 
     def upsample(self, x: str, mode: str = "nearest") -> str:
-        return self.node("Resize", x, "", self.constant(np.array([1, 1, 2, 2], np.float32)), mode=mode)
+        return self.node(
+            "Resize", x, "", self.constant(np.array([1, 1, 2, 2], np.float32)), mode=mode
+        )
 
     # Activation functions -------------------------------------------------------------------------
 
