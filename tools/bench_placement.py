@@ -52,6 +52,7 @@ NETWORKS: dict[str, Callable[[], onnx.ModelProto]] = {
     "mobilenet_v2": networks.mobilenet_v2,
     "mobilenet_v3": networks.mobilenet_v3,
     "efficientnet": networks.efficientnet,
+    "shufflenet": networks.shufflenet,
     "yolo": networks.yolo,
     "fpn": networks.fpn,
     "unet_nearest": networks.unet,

@@ -10,6 +10,7 @@ from onnxqat.auditing.registry import RULES
 from onnxqat.auditing.subject import Subject
 from onnxqat.core.finding import Finding
 from onnxqat.graph import Graph
+from onnxqat.graph.graph import all_graphs
 
 ROUNDS = 64
 """One repair may uncover what another rule objects to, link by link of a chain."""
@@ -38,12 +39,13 @@ def fix(model: Model, *, config: AuditConfig = DEFAULTS) -> Fixed:
     """
     graph = auditable(model)
     repaired: list[Finding] = []
-    before: list[Finding] = []
+    before: tuple[list[Finding], int] = ([], 0)
     for _ in range(ROUNDS):
         done = [finding for code in chosen(config) for finding in _repair(graph, code, config)]
-        if not done or done == before:  # a repair that changes nothing will not do so next time
+        size = sum(len(inner.nodes) for inner in all_graphs(graph))
+        if not done or (done, size) == before:  # repairs that change nothing will not do so again
             break
-        repaired, before = repaired + done, done
+        repaired, before = repaired + done, (done, size)
     return Fixed(graph, tuple(dict.fromkeys(repaired)), findings_of(graph, config=config))
 
 

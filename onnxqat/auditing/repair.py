@@ -11,6 +11,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from onnxqat.auditing.sign import is_never_negative
 from onnxqat.auditing.subject import (
     DEQUANTIZE,
     QUANTIZE,
@@ -32,9 +33,11 @@ Array = NDArray[Any]
 
 QMIN, QMAX = -128, 127
 
+NARROW_LIMITS = {"int4": (-8, 7), "uint4": (0, 15), "int2": (-2, 1), "uint2": (0, 3)}
+"""The least and the greatest code of integers that numpy itself does not have."""
+
 _SIGNED_OPS = HEAVY_OPS | {"Add", "BatchNormalization", "InstanceNormalization", "Sub"}
 """Operators behind which exporters and quantizers have taken a Relu out."""
-_NOT_NEGATIVE_OPS = frozenset({"Relu", "Sigmoid", "Softmax", "HardSigmoid", "Abs", "Exp"})
 
 
 def pair_of(node: gs.Node) -> list[gs.Node]:
@@ -81,10 +84,10 @@ def make_symmetric(subject: Subject, node: gs.Node) -> None:
     scale, zero_point = value_of(input_of(node, 1)), _zero_point(node)
     if scale is None or zero_point is None:
         return
-    limits = np.iinfo(zero_point.dtype)
+    least, most = limits_of(zero_point.dtype)
     zero_point = zero_point.reshape(()) if zero_point.size == 1 else zero_point
-    low = (zero_point.astype(np.float64) - limits.min) * scale
-    high = (limits.max - zero_point.astype(np.float64)) * scale
+    low = (zero_point.astype(np.float64) - least) * scale
+    high = (most - zero_point.astype(np.float64)) * scale
     symmetric = np.maximum(low / -QMIN, high / QMAX).astype(scale.dtype)
     stored = value_of(node.inputs[0]) if quantizer_of(node) is None else None
     if node.op == QUANTIZE:
@@ -99,6 +102,14 @@ def make_symmetric(subject: Subject, node: gs.Node) -> None:
     write_zero_point(subject, node, np.zeros(symmetric.shape, np.int8))
 
 
+def limits_of(dtype: np.dtype[Any]) -> tuple[int, int]:
+    """The least and the greatest code of a type."""
+    if dtype.name in NARROW_LIMITS:
+        return NARROW_LIMITS[dtype.name]
+    limits = np.iinfo(dtype)
+    return int(limits.min), int(limits.max)
+
+
 def can_be_symmetric(node: gs.Node) -> bool:
     """Whether `make_symmetric` knows how to count with a node's scale and zero point."""
     scale, zero_point = value_of(input_of(node, 1)), _zero_point(node)
@@ -108,7 +119,8 @@ def can_be_symmetric(node: gs.Node) -> bool:
 def _is_plain(node: gs.Node, scale: Array, zero_point: Array) -> bool:
     """Whether scale and zero point are such as ONNX has them, so that they can be counted with."""
     shape = node.inputs[0].shape
-    is_number = scale.dtype.kind == "f" and zero_point.dtype.kind in "iu"
+    is_integer = zero_point.dtype.kind in "iu" or zero_point.dtype.name in NARROW_LIMITS
+    is_number = scale.dtype.kind == "f" and is_integer
     fits = zero_point.size == 1 or zero_point.shape == scale.shape
     if not is_number or not fits or not scale.size or scale.ndim > 1:
         return False
@@ -130,10 +142,11 @@ def _put_relu_back(subject: Subject, quantizer: gs.Node, zero_point: Array) -> N
     What only the Q reads was the Relu's output in the float model, and is that again, by name.
     """
     source = quantizer.inputs[0]
-    maker = producer(source)
-    if np.any(zero_point != np.iinfo(zero_point.dtype).min) or not subject.is_fed(source):
+    if np.any(zero_point.astype(np.int64) != limits_of(zero_point.dtype)[0]) or not subject.is_fed(
+        source
+    ):
         return
-    if maker is not None and maker.op in _NOT_NEGATIVE_OPS:
+    if is_never_negative(source):
         return
     shape = None if source.shape is None else list(source.shape)
     name = source.name
@@ -160,7 +173,7 @@ def _tight(values: Array, axis: int, scale: Array, widest: Array) -> Array:
 
 def _zero_point(node: gs.Node) -> Array | None:
     """The zero point; of the codes' own type where it is left out."""
-    if input_of(node, 2) is not None:
+    if input_of(node, 2) is not None or node.attrs.get("output_dtype"):
         return value_of(input_of(node, 2))
     stored = value_of(node.inputs[0]) if node.op == DEQUANTIZE else None
     return np.zeros((), np.uint8 if stored is None else stored.dtype)
@@ -175,8 +188,8 @@ def dequantized(node: gs.Node) -> Array | None:
     zeros = np.zeros((), codes.dtype) if zero_point is None else zero_point
     if not _is_plain(node, scale, zeros):
         return None
-    values: Array = _dequantized(node, codes, scale, zeros).astype(scale.dtype)
-    return values
+    # An array also of a scalar, of which numpy's arithmetic makes a number.
+    return np.asarray(_dequantized(node, codes, scale, zeros), scale.dtype)
 
 
 def _dequantized(node: gs.Node, codes: Array, scale: Array, zero_point: Array) -> Array:

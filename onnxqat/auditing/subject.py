@@ -23,6 +23,9 @@ from onnxqat.graph.query import consumers, producer
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 
+FLOAT16 = 10
+"""Its number in onnx.TensorProto.DataType."""
+
 MOVING_OPS = frozenset(
     {"Concat", "Expand", "Flatten", "Gather", "Identity", "MaxPool", "Pad", "Reshape", "Resize"}
     | {"DepthToSpace", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose"}
@@ -141,9 +144,18 @@ def _moved_from(tensor: gs.Tensor | None) -> Iterator[gs.Node]:
     """The nodes that moved a tensor's values, last first, and the one that computed them."""
     while tensor is not None and (source := producer(tensor)) is not None:
         yield source
-        if source.op not in MOVING_OPS:
+        if source.op not in MOVING_OPS and not is_cast_to_half(source):
             return
         tensor = input_of(source, 0)
+
+
+def is_cast_to_half(node: gs.Node) -> bool:
+    """Whether a node casts to float16, as around float32 Q/DQ in a float16 network.
+
+    TensorRT takes such a Cast behind a DQ into its kernel; one to float32 keeps the kernel in
+    float. Measured on TensorRT for RTX 1.7.1.
+    """
+    return bool(node.op == "Cast" and node.attrs.get("to") == FLOAT16)
 
 
 def quantizers_behind(tensor: gs.Tensor) -> list[gs.Node]:

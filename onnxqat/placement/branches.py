@@ -123,6 +123,39 @@ def leads_to_int8(scene: Scene, node: gs.Node) -> bool:
     return False
 
 
+def parts_ways(scene: Scene, tensor: gs.Tensor) -> bool:
+    """Whether a part of the tensor is read in INT8, and another is read by a Concat."""
+    quantized, joined = set[str](), set[str]()
+    for part in _parts(tensor):
+        for found in _moved_on(part):
+            if scene.is_quantized(found):
+                quantized.add(part.name)
+            if any(node.op == "Concat" for node, _ in readers(found)):
+                joined.add(part.name)
+    return bool(quantized and joined) and len(quantized | joined) > 1
+
+
+def _parts(tensor: gs.Tensor) -> Iterator[gs.Tensor]:
+    """The parts that are chosen of a tensor, at once or after whole moves."""
+    for found in _moved_on(tensor):
+        for node, index in readers(found):
+            if chooses_part(node) and index == 0:
+                yield from node.outputs
+
+
+def _moved_on(tensor: gs.Tensor) -> Iterator[gs.Tensor]:
+    """A tensor, and what whole moves of it alone make of it."""
+    pending, seen = [tensor], {tensor.name}
+    while pending:
+        found = pending.pop()
+        yield found
+        for node, _ in readers(found):
+            if _is_whole_move(node) and len(activations(node)) == 1:
+                new = [x for x in node.outputs if x.name not in seen]
+                seen.update(x.name for x in new)
+                pending.extend(new)
+
+
 def squeezing_mean(node: gs.Node) -> gs.Node | None:
     """The mean of one factor of a Mul from which the other is computed; None if there is none.
 

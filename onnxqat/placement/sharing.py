@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
@@ -15,7 +16,8 @@ def equal_scale_groups(scene: Scene) -> tuple[tuple[gs.Tensor, ...], ...]:
 
     Between two of a group are only ops that copy or choose values, over which Q and DQ move:
 
-    - one lies above the other: with equal scales, what is above is the INT8 form of both;
+    - one lies above the other, and has all of its values or no others: with equal scales, what is
+      above is the INT8 form of both;
     - both are made of all values of one tensor above, as a MaxPool and a Concat of it: with equal
       scales it is stored once. Parts, as the query, key and value that one MatMul computes, do not
       count: they have no value in common, and often different ranges.
@@ -36,26 +38,44 @@ def _pairs(scene: Scene) -> Iterator[tuple[gs.Tensor, gs.Tensor]]:
     wholes: dict[str, gs.Tensor] = {}
     for node in scene.graph.nodes:
         for tensor in filter(scene.is_quantized, node.outputs):
-            for source, is_whole in _sources(scene, tensor):
-                if scene.is_quantized(source):
-                    yield source, tensor
-                elif is_whole:
-                    yield wholes.setdefault(source.name, tensor), tensor
+            for found in _sources(scene, tensor):
+                if scene.is_quantized(found.tensor) and (found.is_whole or found.is_all):
+                    yield found.tensor, tensor
+                elif found.is_whole:
+                    yield wholes.setdefault(found.tensor.name, tensor), tensor
 
 
-def _sources(scene: Scene, tensor: gs.Tensor) -> Iterator[tuple[gs.Tensor, bool]]:
-    """The tensors whose values this one has, up to the nearest quantized ones, and whether all of
-    their values are in it.
-    """
-    pending, seen = [(tensor, True)], set()
+@dataclass(frozen=True)
+class _Source:
+    """A tensor whose values another one has."""
+
+    tensor: gs.Tensor
+    is_whole: bool
+    """Whether all of its values are in the other."""
+    is_all: bool
+    """Whether all values of the other are its own."""
+
+    @property
+    def key(self) -> tuple[str, bool, bool]:
+        return self.tensor.name, self.is_whole, self.is_all
+
+    def above(self, node: gs.Node) -> Iterator[_Source]:
+        """What the node that made it copied its values from."""
+        sources = [x for x in value_inputs(node) if not is_constant(x)]
+        is_whole = self.is_whole and not chooses_part(node)
+        is_all = self.is_all and len(sources) == 1
+        return (_Source(source, is_whole, is_all) for source in sources)
+
+
+def _sources(scene: Scene, tensor: gs.Tensor) -> Iterator[_Source]:
+    """The tensors whose values this one has, up to the nearest quantized ones."""
+    pending, seen = [_Source(tensor, is_whole=True, is_all=True)], set()
     while pending:
-        below, is_whole = pending.pop()
-        node = producer(below)
-        for source in () if node is None else value_inputs(node):
-            found = (source, is_whole and not chooses_part(node))
-            key = (source.name, found[1])
-            if key not in seen and not is_constant(source):
-                seen.add(key)
+        below = pending.pop()
+        node = producer(below.tensor)
+        for found in () if node is None else below.above(node):
+            if found.key not in seen:
+                seen.add(found.key)
                 yield found
-                if not scene.is_quantized(source):
+                if not scene.is_quantized(found.tensor):
                     pending.append(found)

@@ -19,6 +19,7 @@ ARCHITECTURES: dict[str, Callable[[], onnx.ModelProto]] = {
     "mobilenet_v2": partial(networks.mobilenet_v2, 64),
     "mobilenet_v3": networks.mobilenet_v3,
     "efficientnet": networks.efficientnet,
+    "shufflenet": networks.shufflenet,
     "yolo": networks.yolo,
     "fpn": networks.fpn,
     "unet_nearest": networks.unet,

@@ -356,6 +356,14 @@ def test_no_tool_moves_fewer_bytes_around_a_recurrence(cell: str, best: float) -
     assert megabytes(graph, place(graph, config=RTX)) <= best < 0.8 * megabytes(graph, place(graph))
 
 
+@needs_assets
+def test_no_tool_moves_fewer_bytes_in_a_shufflenet() -> None:
+    graph = prepare(load(WILD / "fastestdet_pytorch111_opset11.onnx"))
+    plan = place(graph)
+    assert megabytes(graph, plan) <= 43.514  # the best peer: ONNX Runtime
+    assert megabytes(graph, dropped(plan, "stored_whole")) > 47
+
+
 def test_a_vector_left_in_float_saves_bytes_of_activations_and_costs_more_of_weights() -> None:
     graph = prepare(as_graph(networks.resnet18(64)))
     left = place(graph, config=replace(RTX, narrow_products="float"))

@@ -567,6 +567,41 @@ def test_a_recurrence_stays_in_float_with_a_reason() -> None:
     assert why_float(plan, "x", "LSTM_y").startswith("recurrence: LSTM: TensorRT has no INT8")
 
 
+UNIT = f"""g ({IMAGE} x) => (float[1, 16, 16, 16] y)
+    <int64[5] five = {{1, 2, 8, 16, 16}}, int64[4] four = {{1, 16, 16, 16}},
+     int64[2] half = {{8, 8}}> {{
+    a = Conv <pads = [1,1,1,1]> (x, w)
+    b = Relu (a)
+    c = Sigmoid (a)
+    whole = Concat <axis = 1> (b, c)
+    d = Reshape (whole, five)
+    e = Transpose <perm = [0, 2, 1, 3, 4]> (d)
+    shuffled = Reshape (e, four)
+    by, into = Split <axis = 1> (shuffled, half)
+    f = Conv <pads = [1,1,1,1]> (into, w)
+    g = Relu (f)
+    joined = Concat <axis = 1> (by, g)
+    y = Conv <pads = [1,1,1,1]> (joined, v)
+}}"""
+UNIT_WEIGHTS = {"w": (8, 8, 3, 3), "v": (16, 16, 3, 3)}
+
+
+def test_what_is_joined_and_then_parts_ways_is_stored_whole() -> None:
+    plan = plan_of(UNIT, UNIT_WEIGHTS)
+    assert "whole -> Reshape_d[0]: int8 per tensor" in placed(plan)
+    # the part that is read has its scale; the next whole, which has half of its values, its own
+    groups = [tensors for tensors in plan.groups.values() if len(tensors) > 1]
+    assert groups == [("into", "whole")]
+
+
+def test_parts_that_are_all_read_in_int8_have_their_own_scales() -> None:
+    text = UNIT.replace("Concat <axis = 1> (by, g)", "Concat <axis = 1> (h, g)").replace(
+        "g = Relu (f)", "g = Relu (f)  h = Conv <pads = [1,1,1,1]> (by, w)"
+    )
+    plan = plan_of(text, UNIT_WEIGHTS)
+    assert not any(x.edge.tensor == "whole" for x in plan.placements)
+
+
 CELL = """g (float[4, 8, 1, 5] x) => (float[5, 1, 4, 3] y) {
     a = Conv (x, k)
     b = Relu (a)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 
+import ml_dtypes
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -27,6 +28,7 @@ from onnxqat.core.calibration import Calibration, TensorRange
 from onnxqat.core.plan import QuantPlan
 from onnxqat.core.spec import PerChannel
 from onnxqat.graph import Graph, as_graph, insert, prepare
+from onnxqat.graph.passes.opset import raise_opset
 from onnxqat.graph.query import constant_value, consumers, producer
 from onnxqat.placement import PlacementConfig, place
 from tests.support import nets, networks
@@ -196,6 +198,20 @@ def sixteen_bit(graph: Graph) -> str:
     return str(quantizer.name)
 
 
+def four_bit(graph: Graph) -> str:
+    """What a Conv reads is quantized to int4, over its range."""
+    quantizer = q_of(nth(graph, "Conv", 3))
+    write_scale(Subject(graph), quantizer, _scale_of(quantizer) * np.float32(127 / 7))
+    write_zero_point(Subject(graph), quantizer, np.zeros((), ml_dtypes.int4))
+    _raise(graph, 21)
+    return str(quantizer.name)
+
+
+def _raise(graph: Graph, opset: int) -> None:
+    for _ in raise_opset(graph, opset):
+        pass
+
+
 def dead_channel(scale: float) -> Fault:
     """Weights of channel 0 are 0, and its scale is this."""
 
@@ -289,6 +305,86 @@ def stored(dtype: type, shift: int) -> Fault:
         return str(dequantizer.name)
 
     return fault
+
+
+def stored_scalar(graph: Graph) -> str:
+    """The factor of a Mul is stored in 8 bits, as onnxruntime.quantization does."""
+    node = next(n for n in graph.nodes if n.op == "Mul" and not np.shape(_constant(n)))
+    codes = gs.Constant("factor_codes", np.array(64, np.int8))
+    scale = gs.Constant("factor_scale", np.asarray(_constant(node) / 64, np.float32))
+    output = gs.Variable("factor", np.dtype(np.float32), [])
+    graph.nodes.insert(
+        0, gs.Node("DequantizeLinear", "factor_DQ", inputs=[codes, scale], outputs=[output])
+    )
+    index = next(i for i, x in enumerate(node.inputs) if isinstance(x, gs.Constant))
+    node.inputs[index] = output
+    return "factor_DQ"
+
+
+def _constant(node: gs.Node) -> np.ndarray:
+    return next((x.values for x in node.inputs if isinstance(x, gs.Constant)), np.zeros(1))
+
+
+def half_with_float_scale(graph: Graph) -> str:
+    """The first Conv is float16, and what it reads is cast for float32 Q/DQ, and back."""
+    node = nth(graph, "Conv")
+    for index in (0, 1):
+        quantizer = q_of(node, index)
+        source = quantizer.inputs[0]
+        half = _cast(graph, source, np.float16, before=quantizer)
+        quantizer.inputs[0] = _cast(graph, half, np.float32, before=quantizer)
+        node.inputs[index] = _cast(graph, node.inputs[index], np.float16, before=node)
+    bias, output = node.inputs[2], node.outputs[0]
+    node.inputs[2] = gs.Constant(f"{bias.name}_half", bias.values.astype(np.float16))
+    made = gs.Variable(f"{output.name}_half", np.dtype(np.float16), output.shape)
+    node.outputs[0] = made
+    at = next(i for i, other in enumerate(graph.nodes) if other is node)
+    graph.nodes.insert(at + 1, gs.Node("Cast", "conv_Cast", {"to": 1}, [made], [output]))
+    _raise(graph, 19)
+    return str(q_of_half(node).name)
+
+
+def q_of_half(node: gs.Node) -> gs.Node:
+    """The Q before the Cast before a node's first input."""
+    cast = producer(node.inputs[0])
+    assert cast is not None
+    return q_of(cast)
+
+
+def _cast(graph: Graph, tensor: gs.Tensor, dtype: type, *, before: gs.Node) -> gs.Tensor:
+    name = f"{tensor.name}_as_{np.dtype(dtype).name}"
+    output = gs.Variable(name, np.dtype(dtype), list(tensor.shape))
+    to = {np.float32: 1, np.float16: 10}[dtype]
+    at = next(i for i, node in enumerate(graph.nodes) if node is before)
+    graph.nodes.insert(at, gs.Node("Cast", f"{name}_Cast", {"to": to}, [tensor], [output]))
+    return output
+
+
+def blocks(graph: Graph) -> str:
+    """The weights of a MatMul are stored as INT8 in blocks."""
+    node = next(n for n in graph.nodes if n.op == "MatMul" and dequantizer_of(n.inputs[1]))
+    quantizer, dequantizer = q_of(node, 1), dequantizer_of(node.inputs[1])
+    assert dequantizer is not None
+    weights = constant_value(quantizer.inputs[0])
+    assert weights is not None
+    codes = gs.Constant("blocked", np.clip(np.rint(weights / 0.01), -127, 127).astype(np.int8))
+    scale = np.full((weights.shape[0] // 8, weights.shape[1]), 0.01, np.float32)
+    dequantizer.inputs = [codes, gs.Constant("block_scale", scale)]
+    dequantizer.attrs.update(axis=0, block_size=8)
+    graph.nodes.remove(quantizer)
+    quantizer.inputs.clear()
+    quantizer.outputs.clear()
+    _raise(graph, 21)
+    return str(dequantizer.name)
+
+
+def too_old(graph: Graph) -> str:
+    """An opset without axes, and none written."""
+    for node in graph.nodes:
+        if node.op in ("QuantizeLinear", "DequantizeLinear"):
+            node.attrs.pop("axis", None)
+    graph.opset = 12
+    return str(q_of(nth(graph, "Conv"), 1).name)
 
 
 def bare(op: str, *indices: int, at: int = 0) -> Fault:
@@ -425,7 +521,7 @@ def quantized_output(*, with_dequantizer: bool) -> Fault:
     """The output is quantized."""
 
     def fault(graph: Graph) -> str:
-        (old,) = graph.outputs
+        old, *others = graph.outputs
         name = old.name
         old.name = f"{name}_float"
         parameters = [
@@ -436,11 +532,11 @@ def quantized_output(*, with_dequantizer: bool) -> Fault:
         graph.nodes.append(gs.Node("QuantizeLinear", "out_Q", {}, [old, *parameters], [codes]))
         if not with_dequantizer:
             codes.name = name
-            graph.outputs = [codes]
+            graph.outputs = [codes, *others]
             return "out_Q"
         new = gs.Variable(name, old.dtype, old.shape)
         graph.nodes.append(gs.Node("DequantizeLinear", "out_DQ", {}, [codes, *parameters], [new]))
-        graph.outputs = [new]
+        graph.outputs = [new, *others]
         return "out_DQ"
 
     return fault
@@ -585,6 +681,38 @@ SEEDS: Sequence[Seed] = (
     Seed("QDQ121", "inception", doubled(1.0)),
     Seed("QDQ121", "unet", doubled(0.7)),
     Seed("QDQ122", "residual", dressed_both),
+    Seed("QDQ001", "yolo", zero_point(128, np.uint8, at=5)),
+    Seed("QDQ003", "yolo", zero_point(0, np.uint8, at=7)),
+    Seed("QDQ004", "yolo", dead_channel(0.0)),
+    Seed("QDQ007", "yolo", scaled(lambda s: s.reshape(1), at=9)),
+    Seed("QDQ016", "yolo", four_bit),
+    Seed("QDQ101", "yolo", bare("Conv", 1, at=11)),
+    Seed("QDQ103", "yolo", weight_axis("Conv", 1, at=4)),
+    Seed("QDQ105", "yolo", bare_skip),
+    Seed("QDQ107", "yolo", requantized("Resize")),
+    Seed("QDQ108", "yolo", unequal_concat),
+    Seed("QDQ109", "yolo", requantized("MaxPool")),
+    Seed("QDQ112", "yolo", dressed("Sigmoid", at=3)),
+    Seed("QDQ114", "yolo", quantized_output(with_dequantizer=True)),
+    Seed("QDQ120", "yolo", lone_quantizer),
+    Seed("QDQ121", "yolo", doubled(0.7)),
+    Seed("CAL004", "yolo", scaled(times(0.1), index=1)),
+    Seed("DEP006", "yolo", foreign("FancyOp", "com.example")),
+    Seed("QDQ001", "bert", zero_point(128, np.uint8, op="MatMul", at=1)),
+    Seed("QDQ003", "bert", zero_point(0, np.uint8, op="MatMul", at=6)),
+    Seed("QDQ004", "bert", scaled(times(0.0), op="MatMul", at=2)),
+    Seed("QDQ007", "bert", scaled(lambda s: s.reshape(1), op="MatMul", at=7)),
+    Seed("QDQ008", "bert", stored_scalar),
+    Seed("QDQ012", "bert", int32_bias("Gemm")),
+    Seed("QDQ015", "bert", blocks),
+    Seed("QDQ101", "bert", bare("MatMul", 0)),
+    Seed("QDQ103", "bert", weight_axis("MatMul", 0, at=1)),
+    Seed("QDQ117", "bert", dressed("Pow")),
+    Seed("QDQ118", "bert", bare("MatMul", 0, 1, at=3)),
+    Seed("QDQ119", "bert", quantized_scores),
+    Seed("CAL007", "bert", scaled(times(30.0), op="MatMul", at=4)),
+    Seed("QDQ009", "residual", half_with_float_scale),
+    Seed("QDQ014", "residual", too_old),
     Seed("CAL001", "residual", scaled(lambda s: np.full_like(s, 1e-12))),
     Seed("CAL002", "unet", uncalibrated),
     Seed("CAL003", "inception", dead_channel(0.01)),

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
+from onnxqat.auditing.blocks import per_channel_repair
+from onnxqat.auditing.half_scales import can_be_half, halve
 from onnxqat.auditing.registry import Objection, rule
-from onnxqat.auditing.repair import remove_pair
+from onnxqat.auditing.repair import dequantized, remove_pair, store_float
 from onnxqat.auditing.rules.legality import symmetric_repair
 from onnxqat.auditing.rules.placement import PER_CHANNEL_OPSET
 from onnxqat.auditing.subject import (
@@ -18,7 +21,9 @@ from onnxqat.auditing.subject import (
     axis_of,
     dequantizers_of,
     quantizer_of,
+    stored_codes,
 )
+from onnxqat.auditing.upgrade import axis_repair, can_be_raised
 from onnxqat.auditing.values import dtype_name, input_of, label, value_of
 from onnxqat.core.finding import Severity
 from onnxqat.core.spec import QuantDtype
@@ -42,11 +47,14 @@ def scalar(subject: Subject) -> Iterator[Objection]:
     """A single number is quantized.
 
     Why it matters: TensorRT's interface does not allow a scalar as input of Q or DQ. TensorRT for
-    RTX takes it and gains nothing: there is no INT8 arithmetic on one number.
+    RTX takes a pair and gains nothing: there is no INT8 arithmetic on one number. A stored one, as
+    the factor of a Mul or the value of a Pad that onnxruntime.quantization stores in 8 bits, it
+    refuses (an error).
 
-    How to fix: take the pair off.
+    How to fix: take the pair off; store the number in float.
 
-    Source: IQuantizeLayer; measured: TensorRT for RTX 1.7.1 compiles it, in float.
+    Source: IQuantizeLayer; measured: TensorRT for RTX 1.7.1 compiles pairs, in float; of stored
+    codes: "Quantized constant is only allowed before DQ".
     """
     for node in subject.quantizers:
         if node.inputs[0].shape is not None and len(node.inputs[0].shape) == 0:
@@ -56,6 +64,17 @@ def scalar(subject: Subject) -> Iterator[Objection]:
                 tensor=node.inputs[0].name,
                 fix="take the Q/DQ pair off",
                 repair=partial(_remove_pairs, subject, node),
+            )
+    for node in subject.dequantizers:
+        codes = stored_codes(node)
+        if codes is not None and codes.dtype != np.int32 and not codes.shape:
+            yield Objection(
+                "a scalar is stored as codes, which TensorRT does not dequantize",
+                severity=Severity.ERROR,
+                node=label(node),
+                tensor=codes.name,
+                fix="store the number in float",
+                repair=None if dequantized(node) is None else partial(store_float, subject, node),
             )
 
 
@@ -72,7 +91,8 @@ def mixed_scale_type(subject: Subject) -> Iterator[Objection]:
     scales around float16 tensors there are Casts beside Q and DQ, which may keep TensorRT from
     fusing them. TensorRT for RTX 1.7.1 takes them into its kernels.
 
-    How to fix: write float16 scales, from opset 19 on, and take the Casts out.
+    How to fix: write float16 scales, from opset 19 on, and take the Casts out. `--fix` does so
+    where the scales are numbers that FP16 holds, rounding them up.
 
     Source: IQuantizeLayer; measured: Cast, Q, DQ, Cast around an FP16 Conv compiles to one INT8
     kernel, as with FP16 scales.
@@ -88,6 +108,7 @@ def mixed_scale_type(subject: Subject) -> Iterator[Objection]:
                 node=label(node),
                 tensor=tensor.name,
                 fix="write a float16 scale and no Cast beside the pair (opset 19 and later)",
+                repair=partial(halve, subject, node) if can_be_half(subject, node) else None,
             )
 
 
@@ -123,22 +144,25 @@ def axis_too_early(subject: Subject) -> Iterator[Objection]:
     weights of a Conv, and makes a MatMul run in float.
 
     How to fix: upgrade the model to opset 13 or later, and write `axis`. FP8 and FP16 scales need
-    19, INT4 and blocks 21, FP4 23.
+    19, INT4 and blocks 21, FP4 23. `--fix` does so where it is clear which axis is meant, and each
+    operator has the same meaning in opset 13.
 
     Source: https://onnx.ai/onnx/operators/onnx__QuantizeLinear.html; measured: a Conv in
     INT8, a MatMul in FP32.
     """
     if subject.opset() >= PER_CHANNEL_OPSET:
         return
-    for node, tensor in subject.readers(1):
-        scale = value_of(tensor)
-        if scale is not None and scale.size > 1:
-            yield Objection(
-                f"{scale.size} scales in opset {subject.opset()}, whose Q/DQ have one only",
-                node=label(node),
-                tensor=tensor.name,
-                fix="upgrade the model to opset 13 or later, and write `axis`",
-            )
+    scales = ((node, tensor, value_of(tensor)) for node, tensor in subject.readers(1))
+    found = [(n, t, scale.size) for n, t, scale in scales if scale is not None and scale.size > 1]
+    can_be_mended = bool(found) and can_be_raised(subject, PER_CHANNEL_OPSET)
+    for node, tensor, size in found:
+        yield Objection(
+            f"{size} scales in opset {subject.opset()}, whose Q/DQ have one only",
+            node=label(node),
+            tensor=tensor.name,
+            fix="upgrade the model to opset 13 or later, and write `axis`",
+            repair=axis_repair(subject, node, size, PER_CHANNEL_OPSET) if can_be_mended else None,
+        )
 
 
 @rule("QDQ015", Severity.ERROR)
@@ -149,6 +173,7 @@ def wrong_blocks(subject: Subject) -> Iterator[Objection]:
     last dimension. It refuses INT8 in blocks, and other dimensions.
 
     How to fix: quantize INT8 per channel; write blocks along one of the last two dimensions.
+    `--fix` stores weights per channel in INT8.
 
     Source: IQuantizeLayer; measured: "The blocking dimension must be the last or second to last".
     """
@@ -164,6 +189,7 @@ def wrong_blocks(subject: Subject) -> Iterator[Objection]:
                 node=label(node),
                 tensor=node.inputs[0].name,
                 fix="quantize per channel, or INT4 in blocks along one of the last two dimensions",
+                repair=per_channel_repair(subject, node) if node.op == DEQUANTIZE else None,
             )
 
 
@@ -187,6 +213,7 @@ def narrow_activation(subject: Subject) -> Iterator[Objection]:
                 node=label(node),
                 tensor=node.inputs[0].name,
                 fix="quantize activations to int8",
+                repair=symmetric_repair(subject, node),
             )
 
 

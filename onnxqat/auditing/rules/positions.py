@@ -17,6 +17,7 @@ from onnxqat.auditing.subject import (
     Subject,
     dequantizer_behind,
     dequantizer_of,
+    is_cast_to_half,
     quantizer_of,
     quantizers_behind,
     scalar_scale,
@@ -307,7 +308,7 @@ def _serves(subject: Subject, node: gs.Node, index: int) -> bool:
             return True
         if reader.op in HEAVY_OPS:
             return True  # QDQ101 and QDQ104 tell what is wrong there
-        if reader.op in VALUE_INPUTS:
+        if reader.op in VALUE_INPUTS or is_cast_to_half(reader):
             below = [edge for tensor in reader.outputs for edge in consumers(tensor)]
             pending += [edge for edge in below if id(edge[0]) not in seen]
             seen.update(id(edge[0]) for edge in below)

@@ -13,6 +13,7 @@ from tests.support.networks.convolutional import (
     resnet18,
     resnet_padded,
     resnet_v2,
+    shufflenet,
     unet,
     yolo,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "resnet18",
     "resnet_padded",
     "resnet_v2",
+    "shufflenet",
     "swin",
     "unet",
     "vit",

@@ -89,6 +89,29 @@ def mobilenet_v1(size: int = 32) -> onnx.ModelProto:
     return net.model((1, 3, size, size), net.gemm(net.node("Flatten", x), (64, 10)))
 
 
+def shufflenet(size: int = 64, units: int = 3) -> onnx.ModelProto:
+    """A v2 stage: half of the channels goes by, then both halves are shuffled (Ma et al. 2018)."""
+    net, width = NetworkBuilder(), 24
+
+    def branch(x: str, channels: int, stride: int = 1) -> str:
+        x = net.relu(net.conv(x, (channels, width), kernel=1))
+        x = net.conv(x, (width, width), group=width, stride=stride)
+        return net.relu(net.conv(x, (width, width), kernel=1))
+
+    def shuffled(x: str, y: str, side: int) -> str:
+        x = net.reshape(net.node("Concat", x, y, axis=1), 1, 2, width, side, side)
+        return net.reshape(net.transpose(x, 0, 2, 1, 3, 4), 1, 2 * width, side, side)
+
+    x = net.max_pool(net.relu(net.conv("x", (3, 24), stride=2)), kernel=3)
+    aside = net.relu(net.conv(net.conv(x, (24, 24), group=24, stride=2), (24, width), kernel=1))
+    x = shuffled(aside, branch(x, 24, stride=2), size // 8)
+    for _ in range(units):
+        aside, x = net.several("Split", x, count=2, axis=1)
+        x = shuffled(aside, branch(x, width), size // 8)
+    x = net.relu(net.conv(x, (2 * width, 64), kernel=1))
+    return net.model((1, 3, size, size), _head(net, x, (64, 10)))
+
+
 _MOBILENET_V2 = (
     (1, 16, 1, 1),
     (6, 24, 2, 2),
