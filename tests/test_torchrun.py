@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,8 @@ def loss(student, teacher, labels):
     calls.append(1)
     if len(calls) == 10 and os.environ.get("RANK") == os.environ.get("VICTIM", "none"):
         os.kill(os.getpid(), signal.SIGKILL)
+    if len(calls) == 10 and os.environ.get("RANK") == os.environ.get("INTERRUPTED", "none"):
+        signal.raise_signal(signal.SIGINT)
     return (student["logits"] - teacher["logits"]).square().mean()
 """
 CLOSE = 1e-5
@@ -64,10 +67,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def torchrun(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     command = [*launcher, "-m", "onnxqat", "run", str(folder / "recipe.toml"), *arguments]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # children inherit "ignored"
     settings = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE), **environment}
-    return subprocess.run(
-        command, env=settings, cwd=folder, capture_output=True, text=True, timeout=300, check=False
-    )
+    try:
+        return subprocess.run(
+            command,
+            env=settings,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def values(out: Path, name: str = "qat") -> dict[str, np.ndarray]:
@@ -102,6 +115,17 @@ def test_a_process_that_dies_ends_the_run_which_fewer_can_go_on_with(folder):
     died = torchrun(folder, "--out", str(out), VICTIM="1")
     assert died.returncode != 0
     assert "another process of this run has ended" in died.stderr
+    assert (out / "qat.checkpoint").exists()
+    onnxqat.run(folder / "recipe.toml", out, resume=True)
+    require_close(out, folder / "alone")
+
+
+def test_ctrl_c_in_one_process_stops_all_at_one_step_which_they_go_on_from(folder):
+    out = folder / "interrupted"
+    stopped = torchrun(folder, "--out", str(out), INTERRUPTED="1")
+    assert stopped.returncode != 0
+    assert "interrupted at step" in stopped.stderr, stopped.stderr
+    assert 0 < len((out / "history.csv").read_text().splitlines()) < 20
     assert (out / "qat.checkpoint").exists()
     onnxqat.run(folder / "recipe.toml", out, resume=True)
     require_close(out, folder / "alone")

@@ -72,6 +72,7 @@ class OnnxModule(nn.Module):
         self.input_names = tuple(tensor.name for tensor in self.graph.inputs)
         self.output_names = tuple(tensor.name for tensor in self.graph.outputs)
         lowered = lower(self.graph, fallback)
+        self._fallback = fallback
         self.saves_memory = False
         self._recomputation = Recomputation()
         self.findings = lowered.findings
@@ -116,6 +117,31 @@ class OnnxModule(nn.Module):
     def codes(self) -> Mapping[str, Codes]:
         """Torch name of a weight that the file stores as codes -> how it is stored."""
         return MappingProxyType(self._codes)
+
+    def with_outputs(self, names: Sequence[str]) -> OnnxModule:
+        """A module that also returns these inner tensors, after the outputs, in this order.
+
+        Its parameters, scales and buffers are this module's own: what trains one trains both. A
+        Relu whose output is returned is no longer one with the quantizer behind it.
+
+        Raises:
+            ModelError: The graph computes no tensor of that name.
+        """
+        graph = self.graph.copy()
+        made = {tensor.name: tensor for node in graph.nodes for tensor in node.outputs}
+        missing = [name for name in names if name not in made]
+        if missing:
+            raise ModelError(
+                "the graph computes no such tensor", tensor=missing[0], fix="check the name"
+            )
+        graph.outputs = [*graph.outputs, *(made[name] for name in names)]
+        other = OnnxModule(graph, fallback=self._fallback)
+        other._parameters, other._buffers = self._parameters, self._buffers
+        other._tie_scales()
+        for name, quantizer in self._quantizers.items():
+            other._quantizers[name].enabled = quantizer.enabled
+        other.saves_memory = self.saves_memory
+        return other.train(self.training)
 
     def onnx_name(self, torch_name: str) -> str:
         """The initializer's name of a parameter or saved buffer."""

@@ -26,8 +26,11 @@ class FinetuneConfig:
 
     loss: str = "mse"
     """Terms joined by `+`, each with an optional factor, as `mse+0.1*labels`: `mse` and `kl` distil
-    the FP32 outputs, `labels` is cross-entropy, `module:callable` or `file.py:callable` is yours
-    (see `losses`)."""
+    the FP32 outputs, `features` inner tensors, `labels` is cross-entropy, `module:callable` or
+    `file.py:callable` is yours (see `losses`)."""
+    features: tuple[str, ...] = ()
+    """Inner tensors for the term `features`, and for a loss of yours beside the outputs: names, or
+    regular expressions for whole names. Empty: the outputs of residual blocks and their like."""
     temperature: float = 1.0
     """Softens both sides of `kl`."""
 
@@ -56,6 +59,9 @@ class FinetuneConfig:
     damping: float = 0.0
     """Share of the way to its code's value that a weight is drawn in each step, rising to this over
     the run: it brings weights to rest that swing between two codes. 0.02 is a start; 0: none."""
+    freezing: float | None = None
+    """Swings a step, averaged over some 50, from which a weight stays for good at the code where it
+    mostly was. 0.03, two swings soon after each other, is a start; None: weights are not frozen."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """What layers compute in while training; fake quantization stays in float32."""
     save_memory: bool = False
@@ -123,6 +129,7 @@ class FinetuneConfig:
             _require(self, name, low=0, high=1)
         _require(self, "train_share", above=0, high=1)
         _require(self, "average", above=0, high=0.99999)
+        _require(self, "freezing", above=0)
         if self.steps is not None and self.epochs is not None:
             raise ConfigError("both steps and epochs are given", fix="give one of them")
 

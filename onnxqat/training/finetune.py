@@ -19,10 +19,11 @@ from onnxqat.training.batches import Loader
 from onnxqat.training.checkpoint import Checkpoint
 from onnxqat.training.config import FinetuneConfig
 from onnxqat.training.distributed import Processes, processes
+from onnxqat.training.features import Views, make_views, observe_features
 from onnxqat.training.identity import Identity, identity
 from onnxqat.training.loop import Loop
 from onnxqat.training.optimizer import choose_rates, make_optimizer
-from onnxqat.training.oscillation import make_damping
+from onnxqat.training.oscillation import make_damping, make_freezing
 from onnxqat.training.parameters import Coordinates
 from onnxqat.training.record import Finetuned, OnProgress
 from onnxqat.training.resume import put_back
@@ -38,7 +39,7 @@ from onnxqat.training.setting import (
 from onnxqat.training.sharding import Share
 from onnxqat.training.start import start_from_teacher
 from onnxqat.training.targets import choose_targets, weight_bits
-from onnxqat.training.terms import make_loss
+from onnxqat.training.terms import make_judge, make_loss
 from onnxqat.training.validation import HeldOut
 
 DEFAULT_CONFIG = FinetuneConfig()
@@ -91,16 +92,18 @@ def finetune(
     )
     cudnn = torch.backends.cudnn.flags(deterministic=True, benchmark=False)
     with on_device(device, student, teacher), on_threads(config.threads), cudnn:
+        student.saves_memory = config.save_memory
+        views = make_views(student, teacher, config)
         held_out = HeldOut(
             data if validation is None else validation,
             loader,
-            teacher,
+            views.judged_teacher,
             batch_size=config.micro_batch or config.batch_size,
             samples=config.validation_samples,
             processes=among,
         )
         loop = _prepare(
-            student,
+            views,
             held_out,
             config=config,
             samples=data.size,
@@ -165,7 +168,7 @@ def _checkpoint(
 
 
 def _prepare(
-    student: OnnxModule,
+    views: Views,
     held_out: HeldOut,
     *,
     config: FinetuneConfig,
@@ -176,16 +179,20 @@ def _prepare(
 ) -> Loop:
     steps = count_steps(config, samples)
     schedule = make_schedule(config, steps=steps, samples=samples)
-    facts = held_out.observe()
-    loss = make_loss(config, facts)
-    start_from_teacher(student, held_out.teacher)
-    student.saves_memory = config.save_memory
+    student, teacher = views.whole
+    facts = {
+        name: fact for name, fact in held_out.observe().items() if name in student.output_names
+    }
+    loss = make_loss(config, facts, observe_features(views, held_out.batches()))
+    judge = make_judge(config, facts)
+    start_from_teacher(student, teacher)
     targets = choose_targets(student, config, selection)
     coordinates = Coordinates(targets.trained)
     rates = choose_rates(config, bits=weight_bits(student))
     return Loop(
         student=student,
-        teacher=held_out.teacher,
+        teacher=teacher,
+        views=views,
         config=config,
         steps=steps,
         targets=targets,
@@ -193,11 +200,12 @@ def _prepare(
         optimizer=make_optimizer(config, coordinates, rates),
         lr=rates.weight,
         loss=loss,
-        validate=lambda: held_out.validate(student, loss, facts),
+        validate=lambda: held_out.validate(views.judged_student, judge, facts),
         device=held_out.loader.device,
         on_progress=on_progress,
         schedule=schedule,
         damping=make_damping(student, targets.trained, share=config.damping, steps=steps),
+        freezing=make_freezing(student, targets.trained, threshold=config.freezing),
         checkpoint=checkpoint,
         processes=held_out.processes,
     )

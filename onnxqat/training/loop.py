@@ -18,10 +18,12 @@ from onnxqat.training.batches import BEGINNING, Position, StepData, TensorBatch
 from onnxqat.training.checkpoint import Checkpoint
 from onnxqat.training.config import FinetuneConfig
 from onnxqat.training.distributed import Processes
+from onnxqat.training.features import Views
+from onnxqat.training.interrupt import Interrupt, heeded
 from onnxqat.training.losses import Loss
 from onnxqat.training.optimizer import clip, set_rates
 from onnxqat.training.origin import origin_of_gradient, origin_of_loss
-from onnxqat.training.oscillation import Damping
+from onnxqat.training.oscillation import Damping, Freezing
 from onnxqat.training.parameters import Coordinates
 from onnxqat.training.record import OnProgress, StepRecord, Stopped, Validation
 from onnxqat.training.resume import capture
@@ -47,6 +49,8 @@ class Loop:
 
     student: OnnxModule
     teacher: OnnxModule
+    views: Views
+    """The two as the steps run them."""
     config: FinetuneConfig
     steps: int
     targets: Targets
@@ -62,6 +66,8 @@ class Loop:
     """Step -> the factor on every rate."""
     damping: Damping | None = None
     """Of weights that swing between codes."""
+    freezing: Freezing | None = None
+    """Of weights that swing between codes too often."""
     checkpoint: Checkpoint | None = None
     """Where to keep the run, and when."""
     processes: Processes = ALONE
@@ -80,6 +86,10 @@ class Loop:
     """Factor on all rates, after setbacks."""
     seconds_before: float = 0.0
     """That the run took before it was resumed."""
+    interrupt: Interrupt = field(default_factory=Interrupt)
+    """The user's wish to stop."""
+    _stop_asked: Tensor | None = None
+    """In how many processes the user had wished to stop before the step; None: there is but one."""
     _unread: list[tuple[Tensor, StepData]] = field(default_factory=list)
     _began: float = field(default_factory=time.perf_counter)
 
@@ -96,8 +106,9 @@ class Loop:
     def go(self, data: Iterator[StepData]) -> Stopped:
         """Take all steps, and leave the student with the best parameters however it ends."""
         try:
-            stopped = self._go(data)
-            self._keep(at_end=True)
+            with heeded() as self.interrupt:
+                stopped = self._go(data)
+                self._keep(at_end=True)
             return stopped
         except KeyboardInterrupt:
             return "interrupted"
@@ -123,6 +134,8 @@ class Loop:
             if is_due or self._must_read(step):
                 self._read(is_due=is_due)
                 self._keep()
+            if self._is_interrupted():
+                return "interrupted"
         return "finished"
 
     def _take(self, step: int, data: StepData) -> None:
@@ -139,18 +152,21 @@ class Loop:
         self.coordinates.write()
         if self.damping is not None:
             self.damping.apply(step)
-            self.coordinates.read()
         self.targets.follow()
+        if self.freezing is not None:
+            self.freezing.apply()
+        if self.damping is not None or self.freezing is not None:
+            self.coordinates.read()
         if self.average is not None:
             self.average.take(step)
         self.position = data.after
 
     def _backward(self, batch: TensorBatch, share: float) -> Tensor:
         with torch.no_grad():
-            wanted = run_module(self.teacher, batch.inputs)
+            wanted = run_module(self.views.teacher, batch.inputs)
         is_half = self.config.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=is_half):
-            outputs = run_module(self.student, batch.inputs)
+            outputs = run_module(self.views.student, batch.inputs)
         outputs = {name: output.to(wanted[name].dtype) for name, output in outputs.items()}
         loss = self.loss(outputs, wanted, batch.labels) * share
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -162,7 +178,9 @@ class Loop:
             return
         for u in self.coordinates.all:  # a part may not reach every parameter
             u.grad = torch.zeros_like(u) if u.grad is None else u.grad
-        self.processes.sum([loss, *(u.grad for u in self.coordinates.all if u.grad is not None)])
+        self._stop_asked = loss.new_tensor(float(self.interrupt.is_asked))
+        gradients = [u.grad for u in self.coordinates.all if u.grad is not None]
+        self.processes.sum([loss, self._stop_asked, *gradients])
 
     def _must_read(self, step: int) -> bool:
         """Whether the losses are to be looked at, for the record or for a checkpoint."""
@@ -217,6 +235,16 @@ class Loop:
             return
         if at_end or self.checkpoint.is_due(self.step):
             self.checkpoint.write(capture(self))
+
+    def _is_interrupted(self) -> bool:
+        """Whether the user has asked one of the processes to stop, which all of them learn of in
+        the same step; every loss is then read.
+        """
+        if self._stop_asked is not None and not self._unread:
+            self.interrupt.is_asked = float(self._stop_asked) > 0
+        elif self.interrupt.is_asked and self._stop_asked is None and self._unread:
+            self._read(is_due=False)
+        return self.interrupt.is_asked and not self._unread
 
     def _is_stuck(self) -> bool:
         """Whether there were as many validations without a new best as patience allows."""

@@ -37,6 +37,7 @@ def capture(loop: Loop) -> Saved:
         **_numbered("coordinate", loop.coordinates.all),
         **_numbered("best", loop.best.values),
         **_numbered("average", loop.average.values if loop.average is not None else ()),
+        **_numbered("freezing", loop.freezing.values if loop.freezing is not None else ()),
         **_optimizer_tensors(loop.optimizer),
         CPU_RANDOM: torch.get_rng_state(),
     }
@@ -59,6 +60,8 @@ def put_back(loop: Loop, saved: Saved) -> None:
     loop.best = Snapshot(progress.best_step, progress.best_loss, best)
     if loop.average is not None:
         _copy("average", tensors, loop.average.values)
+    if loop.freezing is not None:
+        _copy("freezing", tensors, loop.freezing.values)
     _fill_optimizer(loop.optimizer, tensors)
     _set_host_random(progress.random)
     torch.set_rng_state(tensors[CPU_RANDOM])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
@@ -12,14 +14,35 @@ from onnxqat.core.user_code import load_callable, place_of_failure
 from onnxqat.training.config import FinetuneConfig
 from onnxqat.training.losses import Facts, Loss, Outputs, cross_entropy, kl, mse, parse_terms
 
+_NONE: Facts = MappingProxyType({})
 
-def make_loss(config: FinetuneConfig, facts: Facts) -> Loss:
+
+def make_loss(config: FinetuneConfig, facts: Facts, features: Facts = _NONE) -> Loss:
     """The weighted sum of the terms in `config.loss`.
+
+    Args:
+        config: With the terms.
+        facts: About the outputs.
+        features: About the inner tensors that the term `features` compares.
 
     Raises:
         ConfigError: A term is unknown or cannot be imported.
     """
-    terms = [(factor, _make_term(name, config, facts)) for factor, name in parse_terms(config.loss)]
+    known = {
+        "mse": lambda: mse(facts),
+        "kl": lambda: kl(facts, temperature=config.temperature),
+        "labels": lambda: cross_entropy(facts),
+        "features": lambda: mse(features),
+    }
+    terms = []
+    for factor, name in parse_terms(config.loss):
+        if ":" not in name and name not in known:
+            raise ConfigError(
+                f"there is no loss '{name}'",
+                at=f"loss = '{config.loss}'",
+                fix=f"use {', '.join(known)} or module:callable, joined by +",
+            )
+        terms.append((factor, known[name]() if name in known else _own(name)))
 
     def loss(student: Outputs, teacher: Outputs, labels: Tensor | None) -> Tensor:
         first, *rest = (factor * term(student, teacher, labels) for factor, term in terms)
@@ -28,20 +51,15 @@ def make_loss(config: FinetuneConfig, facts: Facts) -> Loss:
     return loss
 
 
-def _make_term(name: str, config: FinetuneConfig, facts: Facts) -> Loss:
-    if ":" in name:
-        return users_loss(load_callable(name), name)
-    if name == "mse":
-        return mse(facts)
-    if name == "kl":
-        return kl(facts, temperature=config.temperature)
-    if name == "labels":
-        return cross_entropy(facts)
-    raise ConfigError(
-        f"there is no loss '{name}'",
-        at=f"loss = '{config.loss}'",
-        fix="use mse, kl, labels or module:callable, joined by +",
-    )
+def make_judge(config: FinetuneConfig, facts: Facts) -> Loss:
+    """What the best step is chosen by: the terms that look at the outputs; `mse` without any."""
+    terms = [(factor, name) for factor, name in parse_terms(config.loss) if name != "features"]
+    text = "+".join(f"{factor}*{name}" for factor, name in terms) or "mse"
+    return make_loss(replace(config, loss=text), facts)
+
+
+def _own(name: str) -> Loss:
+    return users_loss(load_callable(name), name)
 
 
 def users_loss(function: Callable[..., Any], name: str) -> Loss:

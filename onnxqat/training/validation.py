@@ -37,6 +37,10 @@ class HeldOut:
     """Each judges a part of the batches; the sums are over all."""
     cache: list[Outputs] = field(default_factory=list)
 
+    def batches(self) -> Iterator[TensorBatch]:
+        """The samples."""
+        return self.loader.in_order(self.data, self.batch_size, self.samples)
+
     def observe(self) -> Facts:
         """Run the teacher once, keep what the cache holds, and describe its outputs.
 
@@ -68,8 +72,7 @@ class HeldOut:
     @torch.no_grad()
     def pairs(self, first: int = 0, every: int = 1) -> Iterator[tuple[TensorBatch, Outputs]]:
         """Batches with the teacher's outputs: the one of this number, and every so many."""
-        batches = self.loader.in_order(self.data, self.batch_size, self.samples)
-        for index, batch in islice(enumerate(batches), first, None, every):
+        for index, batch in islice(enumerate(self.batches()), first, None, every):
             is_kept = index < len(self.cache)
             yield batch, self.cache[index] if is_kept else run_module(self.teacher, batch.inputs)
 

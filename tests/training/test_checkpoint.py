@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -14,6 +16,7 @@ import pytest
 
 from onnxqat.core.errors import ConfigError
 from onnxqat.training import FinetuneConfig, Finetuned, StepRecord, finetune
+from onnxqat.training.interrupt import TOGETHER, Interrupt
 from tests.support.finetune_worker import STEPS
 from tests.support.students import Images, student_and_teacher, values_of
 
@@ -58,9 +61,20 @@ def without_times(tuned: Finetuned) -> list[StepRecord]:
         replace(QUICK, lr=0.5, scale_lr=0.5, clip_grad=None, validate_every=2),
         replace(QUICK, micro_batch=12),
         replace(QUICK, batch_size=96),
+        replace(QUICK, freezing=0.015),
+        replace(QUICK, loss="mse+features"),
         replace(QUICK, damping=0.1, average=0.9, scales_first=0.3, schedule="step", drop_epochs=1),
     ],
-    ids=["adamw", "sgd", "after setbacks", "micro-batches", "in the middle of an epoch", "average"],
+    ids=[
+        "adamw",
+        "sgd",
+        "setbacks",
+        "micro-batches",
+        "in an epoch",
+        "freezing",
+        "features",
+        "average",
+    ],
 )
 def test_a_resumed_run_equals_the_uninterrupted_one_to_the_bit(tmp_path, config) -> None:
     whole = train(tmp_path / "whole", config)
@@ -69,6 +83,43 @@ def test_a_resumed_run_equals_the_uninterrupted_one_to_the_bit(tmp_path, config)
     assert same(whole, resumed)
     assert whole.best_step == resumed.best_step
     assert without_times(whole) == without_times(resumed)
+
+
+@pytest.fixture
+def heeds_ctrl_c():
+    """A shell that runs the tests in the background makes them ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_ctrl_c")
+def test_after_ctrl_c_a_run_goes_on_from_the_step_at_which_it_stopped(tmp_path) -> None:
+    def press(record: StepRecord) -> None:
+        if record.step == 13:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    config = replace(QUICK, checkpoint_steps=None)
+    whole = train(tmp_path / "whole", config)
+    stopped = train(tmp_path / "cut", config, on_progress=press)
+    assert stopped.stopped == "interrupted"
+    assert stopped.history[-1].step == 13
+    taken: list[int] = []
+    resumed = train(
+        tmp_path / "cut", config, resume=True, on_progress=lambda record: taken.append(record.step)
+    )
+    assert taken == list(range(14, 21))
+    assert same(whole, resumed)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_a_second_time_stops_at_once() -> None:
+    interrupt = Interrupt()
+    interrupt.ask(signal.SIGINT, None)
+    interrupt.ask(signal.SIGINT, None)  # handed on by torchrun
+    interrupt._since -= 2 * TOGETHER
+    with pytest.raises(KeyboardInterrupt):
+        interrupt.ask(signal.SIGINT, None)
 
 
 def test_random_numbers_of_a_loss_go_on_where_they_stopped(tmp_path) -> None:
