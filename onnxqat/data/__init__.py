@@ -2,6 +2,7 @@
 
 from onnxqat.data.batch import Batch, Dataset
 from onnxqat.data.config import DataConfig
+from onnxqat.data.kept import Kept, kept_apart
 from onnxqat.data.open import open_data
 
-__all__ = ["Batch", "DataConfig", "Dataset", "open_data"]
+__all__ = ["Batch", "DataConfig", "Dataset", "Kept", "kept_apart", "open_data"]

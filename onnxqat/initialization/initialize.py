@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch import Tensor
 from onnxqat.bridge import OnnxModule
 from onnxqat.core.errors import ConfigError
 from onnxqat.core.stage_gain import StageGain
-from onnxqat.data import Batch, Dataset
+from onnxqat.data import Dataset, kept_apart
 from onnxqat.data.layout import batch_layout
 from onnxqat.graph import input_specs
 from onnxqat.initialization.config import InitializationConfig
@@ -30,9 +30,6 @@ from onnxqat.training.setting import (
 from onnxqat.training.validation import HeldOut
 
 OnStage = Callable[[StageGain], None]
-
-JUDGING = 4
-"""Every so many-th batch judges the stages, where no samples of their own are given for that."""
 
 
 def initialize(
@@ -70,7 +67,13 @@ def initialize(
         )
     require_same_signature(student, teacher)
     device = choose_device(config.device)
-    learn, judge = _drawn(data, config, validation)
+    learn, judge = kept_apart(
+        data,
+        samples=config.samples,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        judge=validation,
+    )
     axes = batch_layout(input_specs(student.graph)).axes
     loader = Loader(tuple(student.input_names), device, axes)
     size, samples = config.batch_size, config.samples
@@ -123,34 +126,3 @@ def _put_back(student: OnnxModule, state: dict[str, Tensor]) -> None:
     """In place: the quantizers go on sharing their scales."""
     for name, value in student.state_dict().items():
         value.copy_(state[name])
-
-
-@dataclass(frozen=True, eq=False)
-class _Kept:
-    """Batches in memory, as a dataset."""
-
-    kept: tuple[Batch, ...]
-    has_labels: bool = False
-
-    @property
-    def size(self) -> int:
-        return sum(map(len, self.kept))
-
-    def batches(
-        self, batch_size: int, *, samples: int | None = None, seed: int | None = None
-    ) -> Iterator[Batch]:
-        return iter(self.kept)
-
-
-def _drawn(
-    data: Dataset, config: InitializationConfig, validation: Dataset | None
-) -> tuple[Dataset, Dataset]:
-    """What the stages learn from, and what judges them: the same only where there is one batch."""
-    known = min(config.samples, data.size or config.samples)
-    size = min(config.batch_size, max(known // JUDGING, 1))
-    drawn = tuple(data.batches(size, samples=config.samples, seed=config.seed))
-    if validation is not None:
-        return _Kept(drawn), validation
-    judging = drawn[::JUDGING]
-    learning = tuple(batch for i, batch in enumerate(drawn) if i % JUDGING)
-    return _Kept(learning or drawn), _Kept(judging)
