@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from onnxqat.engine import build, compare
     from onnxqat.graph import Graph, extract, insert, load, prepare, save
     from onnxqat.initialization import equalize, initialize
+    from onnxqat.mixing import mix
     from onnxqat.pipeline import run
     from onnxqat.placement import place
     from onnxqat.training import finetune, sensitivity
@@ -49,6 +50,7 @@ _HOMES = {
     "onnxqat.engine": ("build", "compare"),
     "onnxqat.graph": ("Graph", "extract", "insert", "load", "prepare", "save"),
     "onnxqat.initialization": ("equalize", "initialize"),
+    "onnxqat.mixing": ("mix",),
     "onnxqat.pipeline": ("run",),
     "onnxqat.placement": ("place",),
     "onnxqat.training": ("finetune", "sensitivity"),
@@ -89,6 +91,7 @@ __all__ = [
     "initialize",
     "insert",
     "load",
+    "mix",
     "open_data",
     "place",
     "prepare",

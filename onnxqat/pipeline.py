@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from onnxqat.auditing import AuditConfig, audit
 from onnxqat.auditing import Evidence as Measured
@@ -25,6 +26,7 @@ from onnxqat.core.distribution import Distribution
 from onnxqat.core.engine_plan import EnginePlan
 from onnxqat.core.errors import BuildError
 from onnxqat.core.finding import Finding
+from onnxqat.core.mixed_precision import Mix
 from onnxqat.core.plan import QuantPlan
 from onnxqat.core.stage_gain import StageGain
 from onnxqat.core.summary import StageTime, Summary
@@ -32,6 +34,7 @@ from onnxqat.data import Dataset, open_data
 from onnxqat.engine import build, compare
 from onnxqat.graph import Change, Graph, extract, input_specs, insert, load, prepare
 from onnxqat.initializer import Initialized, equalized, initialized
+from onnxqat.mixing import mix
 from onnxqat.placement import place
 from onnxqat.recipe import Recipe, read_recipe
 from onnxqat.report.provenance import provenance
@@ -119,8 +122,8 @@ def _all_stages(
     key = _key_of_run(recipe, folder)
     if folder.is_done(RUN, key) and (summary := folder.read_summary()) is not None:
         return summary
-    with clock.stage("calibrate"):
-        calibration = _calibrated(fp32, plan, data, recipe, folder)
+    with clock.stage("calibrate" if not recipe.mixed_precision.has_budget else "mix"):
+        plan, calibration = _calibrated(fp32, plan, data, recipe, folder)
     with clock.stage("insert"):
         ptq = insert(fp32, plan, calibration)
         folder.save_model("ptq", ptq)
@@ -197,16 +200,44 @@ def _key_of_run(recipe: Recipe, folder: RunFolder) -> str:
 
 def _calibrated(
     fp32: Graph, plan: QuantPlan, data: _Roles, recipe: Recipe, folder: RunFolder
-) -> Calibration:
-    """The ranges; those that a stopped run left, if they would come out the same."""
+) -> tuple[QuantPlan, Calibration]:
+    """The plan, in mixed precision where that has a budget, and its ranges; those that a stopped
+    run left, if they would come out the same.
+    """
     made_of = (folder.digest_of("fp32.onnx", "plan.json"), recipe.calibration)
+    if recipe.mixed_precision.has_budget:
+        found = _mixed(fp32, data, recipe, folder, made_of)
+        return found.plan, found.calibration
+    folder.forget_mix()
     key = stage_key(*made_of, sources=[recipe.data.calibration])
     if folder.is_done("calibrate", key) and (left := folder.read_calibration()) is not None:
-        return left
+        return plan, left
     calibration = calibrate(fp32, plan, data.calibration, config=recipe.calibration)
     folder.save_calibration(calibration)
     folder.mark_done("calibrate", key)
-    return calibration
+    return plan, calibration
+
+
+def _mixed(
+    fp32: Graph, data: _Roles, recipe: Recipe, folder: RunFolder, made_of: tuple[Any, ...]
+) -> Mix:
+    """What the budget of mixed precision comes to."""
+    sources = [recipe.data.calibration, recipe.data.validation]
+    key = stage_key(*made_of, recipe.placement, recipe.mixed_precision, sources=sources)
+    left = folder.read_mix() if folder.is_done("mix", key) else None
+    if left is not None:
+        return left
+    found = mix(
+        fp32,
+        data.calibration,
+        config=recipe.mixed_precision,
+        placement=recipe.placement,
+        calibration=recipe.calibration,
+        judge=data.validation,
+    )
+    folder.save_mix(found)
+    folder.mark_done("mix", key)
+    return found
 
 
 def _control(fp32: Graph, trainer: Trainer, folder: RunFolder, watch: Watch) -> Finetuned:

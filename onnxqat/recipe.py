@@ -13,6 +13,7 @@ from onnxqat.calibration.config import CalibrationConfig
 from onnxqat.config_file import DataSource, read_config
 from onnxqat.core.errors import ConfigError
 from onnxqat.initialization.config import InitializationConfig
+from onnxqat.mixing.config import MixConfig
 from onnxqat.placement.config import PlacementConfig
 from onnxqat.training.config import FinetuneConfig
 
@@ -92,6 +93,9 @@ class Recipe:
     """Samples at a time in calibration and comparison."""
     placement: PlacementConfig = field(default_factory=PlacementConfig)
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
+    mixed_precision: MixConfig = field(default_factory=MixConfig)
+    """With a limit in it: what of the network stays in float, or gets more bits, so that the model
+    keeps it after calibration alone."""
     initialization: InitializationConfig = field(default_factory=InitializationConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     control: bool = False

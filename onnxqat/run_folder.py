@@ -4,6 +4,7 @@ Every file is written whole or not at all.
 
     fp32.onnx  changes.json                 the prepared FP32 model, and what preparing changed
     plan.json  calibration.json             which edges get Q/DQ and why; the ranges
+    mix.json                                with a budget of mixed precision: plan and ranges anew
     ptq.onnx   qat.onnx                     after calibration; after fine-tuning
     init.onnx  initialization.json          with initialization: in between; what each stage gained
     history.json  history.csv  tensorboard/ the training; the table is written while it goes
@@ -34,6 +35,7 @@ from onnxqat.core.engine_plan import EnginePlan
 from onnxqat.core.errors import ConfigError
 from onnxqat.core.files import make_folder, replacing
 from onnxqat.core.finding import Finding
+from onnxqat.core.mixed_precision import Mix
 from onnxqat.core.plan import QuantPlan
 from onnxqat.core.provenance import Provenance
 from onnxqat.core.stage_gain import StageGain
@@ -157,6 +159,18 @@ class RunFolder:
         """Which edges get Q/DQ, and why."""
         self._save_json("plan.json", plan)
 
+    def save_mix(self, found: Mix) -> None:
+        """The plan in mixed precision and its ranges, and how it was found."""
+        self._save_json("mix.json", found)
+
+    def read_mix(self) -> Mix | None:
+        """What a budget of mixed precision came to in a run that was stopped, if it did."""
+        return _read(self.path / "mix.json", Mix)
+
+    def forget_mix(self) -> None:
+        """Remove what another recipe left."""
+        (self.path / "mix.json").unlink(missing_ok=True)
+
     def save_calibration(self, calibration: Calibration) -> None:
         """The ranges."""
         self._save_json("calibration.json", calibration)
@@ -217,12 +231,13 @@ def read_report(path: Path) -> Report:
             f"{path} holds no run", fix="name the folder that `onnxqat run` wrote with --out"
         )
     summary = _read(path / "summary.json", Summary)
+    mix = _read(path / "mix.json", Mix)
     return Report(
         title=summary.model if summary is not None else path.resolve().name,
         subject=View(f"after: {last.upper()}", load(states[last])),
         before=View("before: FP32", load(states["fp32"])) if last != "fp32" else None,
         summary=summary,
-        plan=_read(path / "plan.json", QuantPlan),
+        plan=_read(path / "plan.json", QuantPlan) if mix is None else mix.plan,
         engine=_read(path / f"{last}.engine.json", EnginePlan),
         inner_errors=_read_by_name(path / "inner_errors.json"),
         distributions=_read(path / "distributions.json", tuple[Distribution, ...]),

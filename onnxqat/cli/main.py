@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError
 
-from onnxqat.cli import audit, check, ops, quantize, train, whole
+from onnxqat.cli import audit, check, mix, ops, quantize, train, whole
 from onnxqat.core.errors import OnnxqatError
 from onnxqat.version import __version__
 
@@ -32,6 +32,7 @@ app = App(
 COMMANDS = (
     *whole.COMMANDS,
     *quantize.COMMANDS,
+    *mix.COMMANDS,
     *train.COMMANDS,
     *check.COMMANDS,
     *audit.COMMANDS,

@@ -43,20 +43,23 @@ def place(
     ] = None,
     json: Json = False,
 ) -> int:
-    """Print what would get Q/DQ, what would not, and why.
+    """Print what would get Q/DQ, what would not, and why; of a Q/DQ file, what has and what not.
 
     Args:
-        model: The FP32 ONNX file.
+        model: The FP32 ONNX file; or a Q/DQ file, whose plan is then told as it lies in it.
         placement: What is quantized, and how.
     """
-    from onnxqat.graph import load, prepare
+    from onnxqat.graph import extract, load, prepare, qdq_pairs
     from onnxqat.placement import explain as explain_stage
     from onnxqat.placement import place as place_stage
     from onnxqat.placement.explain import FLOAT
     from onnxqat.report.console import explanation_table, plan_table
 
-    config = placement.config()
-    plan = place_stage(prepare(load(model), min_opset=config.min_opset), config=config)
+    config, graph = placement.config(), load(model)
+    if qdq_pairs(graph):
+        plan = extract(graph)[0]
+    else:
+        plan = place_stage(prepare(graph, min_opset=config.min_opset), config=config)
     node = why_not if explain is None else explain
     if node is None:
         show.result(plan, as_json=json, table=plan_table(plan))

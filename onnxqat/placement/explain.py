@@ -12,6 +12,8 @@ from onnxqat.core.spec import PerChannel, QuantSpec
 from onnxqat.placement.rules import TENSORRT_RULES
 
 FLOAT = "float"
+MIXED_PRECISION = "mixed_precision"
+"""The rule of what a budget leaves in float, see `onnxqat mix`."""
 _SOURCE = "Source: "
 """Begins the last paragraph of a rule's docstring."""
 
@@ -61,6 +63,8 @@ def explain(plan: QuantPlan, node: str) -> tuple[Explanation, ...]:
 
 def source_of(rule: str) -> str:
     """Where a placement rule comes from: the last paragraph of its manual page."""
+    if rule == MIXED_PRECISION:
+        return "the user's budget, and what each node was measured to do to the outputs"
     pages = {known.__name__: getdoc(known) or "" for known in TENSORRT_RULES}
     if rule not in pages:
         return "a rule of the user's own"

@@ -13,6 +13,7 @@ from rich.text import Text
 from onnxqat.core.comparison import Comparison, LayerError
 from onnxqat.core.engine_plan import EnginePlan, Passage, TensorView
 from onnxqat.core.finding import Finding, Severity
+from onnxqat.core.mixed_precision import Mix, MixPoint
 from onnxqat.core.operators import Operator, OperatorUse
 from onnxqat.core.plan import QuantPlan
 from onnxqat.core.precision import HEAVY_OPS, Precision, count_in
@@ -155,6 +156,35 @@ def sensitivity_table(found: Sensitivity) -> RenderableType:
 
 _EXACT_DB = 100.0
 """From here on what differs is float rounding."""
+
+
+def mix_table(mix: Mix) -> RenderableType:
+    """The nodes in more bits, the most sensitive first; all plans tried, and the chosen one."""
+    table = _table("node", "op", "in", "share of the error", f"share of the {mix.cost}")
+    for one in mix.changed:
+        table.add_row(one.node, one.op, one.format, percent(one.share), percent(one.cost))
+    curve = _table("quantized", "in float", "in more bits", "SQNR", "agreement", "top-1 lost", "")
+    for point in mix.points:
+        curve.add_row(
+            percent(point.quantized),
+            str(point.float_nodes),
+            str(point.wider_nodes),
+            decibel(point.sqnr_db),
+            percent(point.agreement),
+            NOTHING if point.metric_drop is None else points(point.metric_drop),
+            "chosen" if point == mix.chosen else "kept" if point.is_within_budget else "missed",
+        )
+    chosen = f"budget {mix.budget}, on {mix.samples} samples: {mix_line(mix.chosen)}"
+    return Group(*([table] if mix.changed else []), curve, Text(chosen))
+
+
+def mix_line(point: MixPoint) -> str:
+    """One plan in a line."""
+    told = f"{percent(point.quantized)} quantized, {point.float_nodes} nodes in float"
+    wider = f", {point.wider_nodes} in more bits" if point.wider_nodes else ""
+    return f"{told}{wider}: {decibel(point.sqnr_db)}" + (
+        "" if point.agreement is None else f", {percent(point.agreement)} agreement"
+    )
 
 
 def engine_table(plan: EnginePlan) -> RenderableType:

@@ -102,13 +102,36 @@ def sensitivity(
         DataError: The data does not fit the model, or has no sample.
         TrainingError: The teacher's outputs are not finite.
     """
-    require_same_signature(student, teacher)
     groups = scale_groups(student)
     if not groups:
         raise ModelError("the model has no quantizer", fix="give a Q/DQ model: onnxqat quantize")
+    with _trial(student, teacher, data, config) as trial:
+        return trial.result(groups, on_progress)
+
+
+def errors_alone(
+    student: OnnxModule,
+    teacher: OnnxModule,
+    data: Dataset,
+    groups: Sequence[Sequence[str]],
+    *,
+    config: SensitivityConfig = DEFAULTS,
+) -> tuple[Validation, ...]:
+    """What each of these groups of quantizers does by itself, in their order; as `sensitivity`."""
+    with _trial(student, teacher, data, config) as trial:
+        found = trial.alone(groups, None)
+    return tuple(found[number] for number in range(len(groups)))
+
+
+@contextmanager
+def _trial(
+    student: OnnxModule, teacher: OnnxModule, data: Dataset, config: SensitivityConfig
+) -> Iterator[_Trial]:
+    require_same_signature(student, teacher)
     device = choose_device(config.device)
     axes = batch_layout(input_specs(student.graph)).axes
     loader = Loader(tuple(student.input_names), device, axes)
+    chosen = FinetuneConfig(loss=config.loss, temperature=config.temperature)
     with (
         on_device(device, student, teacher),
         on_threads(config.threads),
@@ -119,7 +142,8 @@ def sensitivity(
         held_out = HeldOut(
             data, loader, teacher, batch_size=config.batch_size, samples=config.samples
         )
-        return _Trial(student, held_out, groups, config, on_progress).result()
+        facts = held_out.observe()
+        yield _Trial(student, held_out, _Judge(facts, make_loss(chosen, facts)), config)
 
 
 def scale_groups(student: OnnxModule) -> tuple[tuple[str, ...], ...]:
@@ -152,57 +176,76 @@ class _Trial:
 
     student: OnnxModule
     held_out: HeldOut
-    groups: Sequence[Sequence[str]]
+    judge: _Judge
     config: SensitivityConfig
-    on_progress: OnProgress | None
 
-    def result(self) -> Sensitivity:
-        facts = self.held_out.observe()
-        chosen = FinetuneConfig(loss=self.config.loss, temperature=self.config.temperature)
-        judge = _Judge(facts, make_loss(chosen, facts))
-        self._set_all(on=False)
-        none = self.held_out.validate(self.student, judge.loss, facts)
-        alone = self._switched(range(len(self.groups)), judge, against_teacher=False)
+    def result(
+        self, groups: Sequence[Sequence[str]], on_progress: OnProgress | None
+    ) -> Sensitivity:
+        alone = self.alone(groups, on_progress)
+        none = self.held_out.validate(self.student, self.judge.loss, self.judge.facts)
         shares = _shares(alone)
-        self._set_all(on=True)
-        every = self.held_out.validate(self.student, judge.loss, facts)
+        every = self.every()
         tried = [number for number, share in shares.items() if share >= NEGLIGIBLE]
-        wanted = tried if self.config.leave_one_out else []
-        without = self._switched(wanted, judge, against_teacher=True)
-        found = (
-            self._told(number, alone[number], shares[number], without.get(number))
-            for number in alone
+        numbers = tried if self.config.leave_one_out else []
+        found = self.left_out([groups[number] for number in numbers], on_progress)
+        without = {numbers[place]: validation for place, validation in found.items()}
+        told = (
+            self._told(group, alone[number], shares[number], without.get(number))
+            for number, group in enumerate(groups)
         )
-        ranked = tuple(sorted(found, key=_order(self.config.ranked_by, every)))
+        ranked = tuple(sorted(told, key=_order(self.config.ranked_by, every)))
         return Sensitivity(self.config.ranked_by, every.samples, every, none, ranked)
+
+    def alone(
+        self, groups: Sequence[Sequence[str]], on_progress: OnProgress | None
+    ) -> dict[int, Validation]:
+        """Number of a group -> the outputs with it alone on; afterwards all are off."""
+        self._set_all(on=False)
+        return self._switched(groups, "alone", on_progress, against_teacher=False)
+
+    def every(self) -> Validation:
+        """All quantizers on, as they are afterwards."""
+        self._set_all(on=True)
+        return self.held_out.validate(self.student, self.judge.loss, self.judge.facts)
+
+    def left_out(
+        self, groups: Sequence[Sequence[str]], on_progress: OnProgress | None
+    ) -> dict[int, Validation]:
+        """Number of a group -> the outputs with all on but this one."""
+        self._set_all(on=True)
+        return self._switched(groups, "left out", on_progress, against_teacher=True)
 
     def _set_all(self, *, on: bool) -> None:
         for quantizer in self.student.quantizers.values():
             quantizer.enabled = on
 
     def _switched(
-        self, numbers: Sequence[int], judge: _Judge, *, against_teacher: bool
+        self,
+        groups: Sequence[Sequence[str]],
+        what: str,
+        on_progress: OnProgress | None,
+        *,
+        against_teacher: bool,
     ) -> dict[int, Validation]:
         """Number of a group -> the outputs with it switched over, against the teacher's, or against
         the student's as it stands.
         """
-        tallies = {number: Tally(judge.facts) for number in numbers}
-        groups = [self.groups[number] for number in numbers]
+        tallies = [Tally(self.judge.facts) for _ in groups]
         done = 0
         for batch, teacher in self.held_out.pairs() if groups else ():
             wanted = teacher if against_teacher else run_module(self.student, batch.inputs)
-            for place, outputs in self.student.switched(batch.inputs, groups):
+            for number, outputs in self.student.switched(batch.inputs, groups):
                 named = dict(zip(self.student.output_names, outputs, strict=True))
-                judge.add(tallies[numbers[place]], named, wanted, batch)
+                self.judge.add(tallies[number], named, wanted, batch)
             done += batch.samples
-            if self.on_progress is not None:
-                self.on_progress("left out" if against_teacher else "alone", done)
-        return {number: tally.result() for number, tally in tallies.items()}
+            if on_progress is not None:
+                on_progress(what, done)
+        return {number: tally.result() for number, tally in enumerate(tallies)}
 
     def _told(
-        self, number: int, alone: Validation, share: float, without: Validation | None
+        self, names: Sequence[str], alone: Validation, share: float, without: Validation | None
     ) -> QuantizerSensitivity:
-        names = self.groups[number]
         quantizers, weights = self.student.quantizers, parameters_by_name(self.student)
         pairs = [
             pair
