@@ -101,6 +101,8 @@ def mix(
         judge=opened(validation) if validation is not None else None,
         on_point=lambda point: show.log(f"mix: {mix_line(point)}"),
     )
+    if not found.plan.placements:
+        show.log("mix: nothing keeps the budget but float: the file has no Q/DQ")
     save(insert(prepared, found.plan, found.calibration), output)
     show.result(found, as_json=json, table=mix_table(found))
     return 0

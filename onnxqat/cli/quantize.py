@@ -50,13 +50,14 @@ def place(
         placement: What is quantized, and how.
     """
     from onnxqat.graph import extract, load, prepare, qdq_pairs
+    from onnxqat.graph.insert import PLAN_KEY
     from onnxqat.placement import explain as explain_stage
     from onnxqat.placement import place as place_stage
     from onnxqat.placement.explain import FLOAT
     from onnxqat.report.console import explanation_table, plan_table
 
     config, graph = placement.config(), load(model)
-    if qdq_pairs(graph):
+    if qdq_pairs(graph) or PLAN_KEY in graph.metadata:
         plan = extract(graph)[0]
     else:
         plan = place_stage(prepare(graph, min_opset=config.min_opset), config=config)

@@ -55,21 +55,28 @@ def test_the_command_writes_the_file_that_keeps_the_budget(capsys, folder):
 
 
 def test_place_tells_of_the_file_why_a_node_is_what_it_is(capsys, folder):
-    assert main(command(folder, "told.onnx", "--sqnr-db", "60", "--json")) == 0
+    assert main(command(folder, "told.onnx", "--sqnr-db", "45", "--json")) == 0
     found = decode(Mix, json.loads(capsys.readouterr().out))
     assert {one.format for one in found.changed} >= {"float"}
     for one in found.changed:
         assert main(["place", str(folder / "told.onnx"), "--explain", one.node, "--json"]) == 0
         told = json.loads(capsys.readouterr().out)
-        assert any("budget 60 dB" in x["reason"] for x in told)
+        assert any("budget 45 dB" in x["reason"] for x in told)
 
 
 def test_the_table_shows_the_nodes_and_the_curve(capsys, folder):
-    assert main(command(folder, "shown.onnx", "--sqnr-db", "60")) == 0
+    assert main(command(folder, "shown.onnx", "--sqnr-db", "45")) == 0
     text = capsys.readouterr().out
     assert "share of the error" in text
     assert "chosen" in text
-    assert "budget 60 dB" in text
+    assert "budget 45 dB" in text
+
+
+def test_a_file_in_which_a_budget_leaves_no_qdq_tells_why(capsys, folder):
+    assert main(command(folder, "float.onnx", "--sqnr-db", "200")) == 0
+    assert "nothing keeps the budget but float" in capsys.readouterr().err
+    assert main(["place", str(folder / "float.onnx"), "--why-not", "/inner/Conv", "--json"]) == 0
+    assert "budget 200 dB" in capsys.readouterr().out
 
 
 def test_without_a_budget_it_is_bad_usage(capsys, folder):
