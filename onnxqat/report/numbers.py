@@ -19,8 +19,15 @@ def percent_within(value: float | None, interval: tuple[float, float] | None) ->
     """A share and where it lies, 95 % sure, as `91.5 % (90.1–92.7)`."""
     if value is None or interval is None:
         return percent(value)
+    return f"{percent(value)} ({range_of(interval)})"
+
+
+def range_of(interval: tuple[float, float] | None) -> str:
+    """Where a share lies as `90.1–92.7`; nothing where that is not known."""
+    if interval is None:
+        return ""
     low, high = (100 * bound for bound in interval)
-    return f"{percent(value)} ({low:.1f}–{high:.1f})"
+    return f"{low:.1f}–{high:.1f}"
 
 
 def points(value: float) -> str:

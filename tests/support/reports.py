@@ -13,10 +13,11 @@ from onnxqat.core.comparison import Comparison, LayerError
 from onnxqat.core.distribution import Distribution
 from onnxqat.core.engine_plan import EngineLayer, EnginePlan, NodePrecision, TensorView
 from onnxqat.core.finding import Finding, Severity
+from onnxqat.core.interval import wilson
 from onnxqat.core.plan import QuantPlan
 from onnxqat.core.precision import TOLD_OPS, dtype_precision
 from onnxqat.core.provenance import FileRecord, Provenance, Setting, Version
-from onnxqat.core.summary import BudgetCheck, ModelRow, StageTime, Summary
+from onnxqat.core.summary import BudgetCheck, Gain, ModelRow, StageTime, Summary
 from onnxqat.core.training_record import StepRecord, Validation
 from onnxqat.graph import Graph, as_graph, insert, prepare
 from onnxqat.placement import place
@@ -93,7 +94,8 @@ def distribution(tensor: str, *, sqnr_db: float = 30.0) -> Distribution:
 
 def summary() -> Summary:
     def row(name: str, metric: float, *, int8: int) -> ModelRow:
-        return ModelRow(name, metric, 0.99, 29.8, int8, 3, 1_991_000, 1_166_000)
+        sure = (wilson(metric, 1000), wilson(0.99, 1000))
+        return ModelRow(name, metric, 0.99, 29.8, int8, 3, 1_991_000, 1_166_000, *sure)
 
     return Summary(
         model="net.onnx",
@@ -108,6 +110,7 @@ def summary() -> Summary:
             BudgetCheck("metric_drop", 0.01, -0.002, True),
             BudgetCheck("sqnr_db", 35.0, 29.8, False),
         ),
+        gains=(Gain("QAT", "PTQ", 0.008, -1.5), Gain("CONTROL", "FP32", None, None)),
     )
 
 

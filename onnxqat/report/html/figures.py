@@ -73,12 +73,13 @@ def can_draw() -> bool:
     return find_spec("matplotlib") is not None
 
 
-def histogram(shown: Distribution, *, key: str) -> str:
+def histogram(shown: Distribution, *, key: str, unit: str = "magnitude") -> str:
     """How often each magnitude occurs, and where the quantizer clips; counts on a log axis.
 
     Args:
         shown: The tensor's distribution.
         key: Begins the ids in the SVG; another for each figure of a page.
+        unit: What the axis measures.
     """
     edges = np.linspace(0, shown.extent, len(shown.counts) + 1)
     counts = np.maximum(np.array(shown.counts, float), 0.5)  # a log axis has no 0
@@ -90,7 +91,7 @@ def histogram(shown: Distribution, *, key: str) -> str:
         axes.axvline(shown.amax, color=SECOND, linewidth=2)
         axes.set_xlim(0, shown.extent * 1.01)
         axes.set_ylim(0.5, None)
-        axes.set_xlabel("magnitude")
+        axes.set_xlabel(unit)
         axes.set_ylabel("values in a bin")
 
     label = f"Histogram of magnitudes up to {shown.extent:.3g}; clipped above {shown.amax:.3g}"

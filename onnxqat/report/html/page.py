@@ -22,7 +22,8 @@ from onnxqat.report.html.contents import Report
 from onnxqat.report.html.findings import findings_by_rule
 from onnxqat.report.html.layers import layers
 from onnxqat.report.html.precision_map import height_of, precision_map
-from onnxqat.report.html.summary import budget_lines, tiles
+from onnxqat.report.html.summary import budget_lines, gain_lines, tiles
+from onnxqat.report.html.weights import WeightsShown, noisiest_weights
 from onnxqat.version import __version__
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 HISTOGRAMS = 9
 """The worst tensors are drawn; the others are fine, or much the same."""
+WEIGHTS = 6
+"""The worst weights are drawn: they differ less than activations do."""
 ROWS_AT_ONCE = 200
 """Rows of the table that are shown until the reader asks for more."""
 
@@ -51,6 +54,7 @@ class Drawn:
 
     svg: Markup
     shown: Distribution | None = None
+    weights: WeightsShown | None = None
 
 
 def render(report: Report) -> str:
@@ -68,10 +72,12 @@ def render(report: Report) -> str:
         summary=report.summary,
         tiles=tiles(report.summary) if report.summary is not None else (),
         budget=budget_lines(report.summary) if report.summary is not None else (),
+        gains=gain_lines(report.summary) if report.summary is not None else (),
         layers=rows,
         map=precision_map(report, rows.rows),
         findings=findings_by_rule(report),
         histograms=tuple(_histograms(report)),
+        weights=tuple(_weights(report)),
         curves=tuple(_curves(report)),
         undrawable=None if figures.can_draw() else figures.WITHOUT_MATPLOTLIB,
         passage_words=_PASSAGES,
@@ -87,6 +93,16 @@ def _histograms(report: Report) -> Iterator[Drawn]:
     for number, shown in enumerate((report.distributions or ())[:HISTOGRAMS]):
         svg = figures.histogram(shown, key=f"h{number}") if figures.can_draw() else ""
         yield Drawn(Markup(svg), shown)  # noqa: S704 # holds no text of the model's
+
+
+def _weights(report: Report) -> Iterator[Drawn]:
+    for number, found in enumerate(noisiest_weights(report.subject.graph, WEIGHTS)):
+        svg = (
+            figures.histogram(found.shown, key=f"w{number}", unit="magnitude / clip point")
+            if figures.can_draw()
+            else ""
+        )
+        yield Drawn(Markup(svg), found.shown, found)  # noqa: S704 # holds no text of the model's
 
 
 def _curves(report: Report) -> Iterator[Drawn]:
@@ -113,6 +129,7 @@ def _environment() -> Environment:
     )
     environment.filters.update(
         percent=numbers.percent,
+        range_of=numbers.range_of,
         decibel=numbers.decibel,
         megabytes=numbers.megabytes,
         share=numbers.share,

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from onnxqat.core.summary import BudgetCheck, ModelRow, Summary
-from onnxqat.report.numbers import NOTHING, decibel, megabytes, percent, share
+from onnxqat.core.interval import Interval
+from onnxqat.core.summary import BudgetCheck, Gain, ModelRow, Summary
+from onnxqat.report.numbers import (
+    NOTHING,
+    decibel,
+    megabytes,
+    percent,
+    points,
+    range_of,
+    share,
+)
 
 
 @dataclass(frozen=True)
@@ -17,6 +26,8 @@ class Tile:
     value: str
     others: tuple[tuple[str, str], ...]
     """What to hold it against: the other models' names and figures."""
+    interval: str = ""
+    """Where it lies, 95 % sure; empty where it was not counted on samples."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +42,14 @@ def tiles(summary: Summary) -> tuple[Tile, ...]:
     """The figures of the last model against the others; those that were not measured left out."""
     *others, row = summary.rows
     found = (
-        _tile(summary.metric or "metric", row, others, lambda model: percent(model.metric)),
-        _tile("agreement with FP32", row, others, lambda model: percent(model.agreement)),
+        replace(
+            _tile(summary.metric or "metric", row, others, lambda model: percent(model.metric)),
+            interval=range_of(row.metric_interval),
+        ),
+        replace(
+            _tile("agreement with FP32", row, others, lambda model: percent(model.agreement)),
+            interval=range_of(row.agreement_interval),
+        ),
         _tile("SQNR, worst output", row, others, lambda model: decibel(model.sqnr_db)),
         _tile("matrix products in INT8 or FP8", row, others, _int8_share),
         _tile("activations moved", row, others, lambda model: megabytes(model.activation_bytes)),
@@ -45,6 +62,34 @@ def _tile(
 ) -> Tile:
     known = ((other.name, text(other)) for other in others)
     return Tile(label, text(row), tuple(pair for pair in known if pair[1] != NOTHING))
+
+
+@dataclass(frozen=True)
+class GainLine:
+    """What the training did to one model, in words, and whether that may be chance."""
+
+    text: str
+    may_be_chance: bool
+    """Whether the two intervals of the metric overlap."""
+
+
+def gain_lines(summary: Summary) -> tuple[GainLine, ...]:
+    """Each gain of the run, from model to model."""
+    rows = {row.name: row for row in summary.rows}
+    return tuple(_gain_line(gain, rows, summary.metric or "metric") for gain in summary.gains)
+
+
+def _gain_line(gain: Gain, rows: Mapping[str, ModelRow], metric: str) -> GainLine:
+    told = [] if gain.metric is None else [f"{metric} {points(gain.metric)}"]
+    told += [] if gain.sqnr_db is None else [f"SQNR {gain.sqnr_db:+.1f} dB".replace("-", "−")]
+    both = [rows[name].metric_interval for name in (gain.start, gain.model) if name in rows]
+    text = f"{gain.start} → {gain.model}: {', '.join(told) or 'not measured'}"
+    return GainLine(text, may_be_chance=gain.metric is not None and _overlap(both))
+
+
+def _overlap(intervals: Sequence[Interval | None]) -> bool:
+    known = [interval for interval in intervals if interval is not None]
+    return len(known) == 2 and known[0][0] <= known[1][1] and known[1][0] <= known[0][1]
 
 
 def _int8_share(row: ModelRow) -> str:

@@ -68,6 +68,39 @@ def test_the_budget_is_judged_line_by_line(full):
     assert "SQNR at least 35.0 dB; it is 29.8 dB" in verdict
 
 
+def test_a_share_says_how_sure_it_is(full):
+    assert "91.7 % <small>89.8–93.3</small>" in full  # 917 of 1000, by Wilson's formula
+    assert "89.8–93.3 %, 95 % sure" in full
+
+
+def test_a_gain_says_whether_it_may_be_chance(full):
+    gains = re.findall(r"<li>((?:PTQ|FP32) → .*?)</li>", full)
+    overlap = '<span class="muted">(the intervals of the metric overlap)</span>'
+    assert gains == [
+        f"PTQ → QAT: top1 +0.8 points, SQNR −1.5 dB {overlap}",
+        "FP32 → CONTROL: not measured",
+    ]
+
+
+def test_a_gain_beyond_both_intervals_is_no_chance(full):
+    report = full_report()
+    assert report.summary is not None
+    rows = (report.summary.rows[1], replace(report.summary.rows[2], metric_interval=(0.95, 0.98)))
+    page = render(replace(report, summary=replace(report.summary, rows=rows)))
+    assert "<li>PTQ → QAT: top1 +0.8 points, SQNR −1.5 dB</li>" in page
+
+
+def test_without_samples_no_share_says_how_sure_it_is():
+    report = full_report()
+    assert report.summary is not None
+    rows = tuple(
+        replace(row, metric_interval=None, agreement_interval=None) for row in report.summary.rows
+    )
+    page = render(replace(report, summary=replace(report.summary, rows=rows)))
+    assert "<small>" not in page
+    assert "95 %" not in page
+
+
 @pytest.mark.parametrize("needle", [HOSTILE, "<script>window", "<img", "onerror=window.pwned=2>"])
 def test_nothing_that_a_file_says_becomes_markup(needle):
     assert needle not in render(hostile_report())
