@@ -2,40 +2,34 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 from onnxqat.initialization import STAGES
+from onnxqat.initialization.config import FLOAT_STAGES
 
-SCRIPT = Path(__file__).resolve().parents[1] / "tools" / "bench_accuracy.py"
+TOOLS = Path(__file__).resolve().parents[1] / "tools"
+DIGITS = TOOLS.parent / "models" / "digits" / "model.onnx"
+sys.path.insert(0, str(TOOLS))
 
+table_bars = import_module("accuracy_bars")
+table_rows = import_module("accuracy_rows")
+bench = import_module("bench_accuracy")
 
-def _imported() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("bench_accuracy", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["bench_accuracy"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-bench = _imported()
-RESULT = bench.Result(
+RESULT = table_rows.Result(
     samples=1000, top1=0.9, agreement=0.95, sqnr_db=20.0, steps=0, seconds=1.0, state="abc"
 )
 FLOAT_ROW = replace(RESULT, top1=0.92, agreement=1.0, sqnr_db=None)
 
 
 def job(model="resnet20", in_format="int8", row="qat"):
-    rows = {entry.name: entry for entry in bench.rows_of(in_format)}
-    return bench.Job(bench.MODELS[model], in_format, rows[row])
+    rows = {entry.name: entry for entry in table_rows.rows_of(in_format)}
+    return table_rows.Job(table_rows.MODELS[model], in_format, rows[row])
 
 
 def table(**rows):
@@ -44,31 +38,42 @@ def table(**rows):
     return {("resnet20", "fp32", "fp32"): FLOAT_ROW} | found
 
 
-BAR = bench.Bar(
+BAR = table_bars.Bar(
     "resnet20", "int8", ("ptq-auto", "qat"), (("sqnr_db", 25.0), ("top1_change", -0.01))
 )
 
 
 def state(*bars, **rows):
-    return [verdict.state for verdict in bench.verdicts(table(**rows), bars)]
+    return [verdict.state for verdict in table_bars.verdicts(table(**rows), bars)]
 
 
 def test_every_bar_is_about_a_row_that_there_is():
-    for bar in (*bench.BARS, *bench.PEERS):
-        names = {row.name for row in bench.rows_of(bar.format)}
-        assert bar.model in bench.MODELS
+    for bar in (*table_bars.BARS, *table_bars.PEERS):
+        names = {row.name for row in table_rows.rows_of(bar.format)}
+        assert bar.model in table_rows.MODELS
         assert set(bar.rows) <= names
 
 
 def test_each_initialization_stage_has_a_row_and_each_row_a_start_that_there_is():
-    rows = {row.name: row for row in bench.quantized_rows()}
-    assert {f"init-{stage}" for stage in STAGES} <= rows.keys()
+    rows = {row.name: row for row in table_rows.quantized_rows()}
+    assert {f"init-{stage}" for stage in (*FLOAT_STAGES, *STAGES)} <= rows.keys()
     assert {row.start for row in rows.values()} <= {None, *rows}
 
 
 def test_stages_that_do_not_go_together_are_left_out_of_the_combination():
-    rows = {row.name: row for row in bench.quantized_rows(("bias_correction", "adaround"))}
+    rows = {row.name: row for row in table_rows.quantized_rows(("bias_correction", "adaround"))}
     assert rows["init"].stages == ("bias_correction",)
+
+
+def test_what_changes_the_fp32_model_comes_before_calibration_and_stays_for_the_training():
+    together = table_rows.quantized_rows(("equalize", "reconstruct"))
+    row = next(row for row in together if row.name == "init")
+    assert (row.start, row.calibrator) == (None, "auto")
+    assert (row.float_stages, row.qdq_stages) == (("equalize",), ("reconstruct",))
+    after = next(row for row in together if row.name == "init-reconstruct")
+    assert (after.start, after.calibrator) == ("ptq-auto", None)
+    assert job(row="init+qat").float_stages == FLOAT_STAGES
+    assert job(row="qat").float_stages == ()
 
 
 def test_a_bar_is_met_by_one_row_that_reaches_all_of_it():
@@ -83,7 +88,7 @@ def test_two_rows_that_reach_a_part_each_miss_a_bar():
 
 def test_a_bar_is_open_while_a_row_that_could_meet_it_is_not_there():
     assert state(BAR, ptq_auto=RESULT) == ["open"]
-    assert [x.state for x in bench.verdicts({}, [BAR])] == ["open"]
+    assert [x.state for x in table_bars.verdicts({}, [BAR])] == ["open"]
 
 
 @pytest.mark.parametrize(
@@ -102,23 +107,23 @@ def test_training_must_not_make_its_start_worse(row, after, states):
 
 
 def test_a_result_is_kept_for_the_settings_that_it_comes_from(tmp_path):
-    store = bench.Store(tmp_path, threads=1)
+    store = table_rows.Store(tmp_path, threads=1)
     store.put(job(), RESULT)
     assert store.result(job()) == RESULT
     assert store.result(job(row="qat-labels")) is None
-    assert bench.Store(tmp_path, threads=2).result(job()) is None
+    assert table_rows.Store(tmp_path, threads=2).result(job()) is None
 
 
 def test_a_row_is_made_anew_where_its_start_has_other_settings(monkeypatch):
-    store = bench.Store(Path(), threads=1)
+    store = table_rows.Store(Path(), threads=1)
     before = store.key(job(row="init+qat"))
-    rows = bench.quantized_rows(("bias_correction", "reconstruct"))
-    monkeypatch.setattr(bench, "quantized_rows", lambda: rows)
+    rows = table_rows.quantized_rows(("bias_correction", "reconstruct"))
+    monkeypatch.setattr(table_rows, "quantized_rows", lambda: rows)
     assert store.key(job(row="init+qat")) != before
 
 
 def test_a_file_that_was_broken_off_counts_as_absent(tmp_path):
-    store = bench.Store(tmp_path, threads=1)
+    store = table_rows.Store(tmp_path, threads=1)
     store.put(job(), RESULT)
     path = tmp_path / "resnet20.int8.qat.json"
     path.write_text(path.read_text()[:40])
@@ -138,15 +143,12 @@ class Counting(bench.Bench):
         return RESULT
 
 
-DIGITS = SCRIPT.parents[1] / "models" / "digits" / "model.onnx"
-
-
 def test_a_row_makes_what_it_starts_from_once_and_goes_on_where_it_stood(tmp_path):
-    for expected in (["ptq-auto", "init", "init+qat", "qat"], []):
-        counting = Counting(bench.Store(tmp_path, threads=1), threads=1)
+    for expected in (["ptq-auto", "qat", "qat-labels"], []):
+        counting = Counting(table_rows.Store(tmp_path, threads=1), threads=1)
         counting.made = []
-        counting.result(job(row="init+qat"))
         counting.result(job(row="qat"))
+        counting.result(job(row="qat-labels"))
         assert counting.made == expected
 
 
@@ -159,14 +161,14 @@ def test_the_table_has_the_interval_of_wilson():
 
 
 def test_the_filters_choose_rows_and_fp32_beside_them():
-    chosen = bench.jobs(["kwt1"], ["fp8"], ["ptq-m*"])
+    chosen = table_rows.jobs(["kwt1"], ["fp8"], ["ptq-m*"])
     names = [entry.name for entry in chosen]
     assert names == ["kwt1.fp32.fp32", "kwt1.fp8.ptq-max", "kwt1.fp8.ptq-mse"]
 
 
 @pytest.mark.parametrize(("sqnr_db", "code"), [(28.0, 0), (10.0, 1)])
 def test_the_exit_code_tells_whether_a_bar_is_missed(tmp_path, capsys, sqnr_db, code):
-    store = bench.Store(tmp_path, threads=1)
+    store = table_rows.Store(tmp_path, threads=1)
     store.put(job(row="ptq-max"), replace(RESULT, sqnr_db=sqnr_db))
     store.put(job(in_format="fp32", row="fp32"), FLOAT_ROW)
     assert bench.main(["--print", "--out", str(tmp_path)]) == code
@@ -174,5 +176,5 @@ def test_the_exit_code_tells_whether_a_bar_is_missed(tmp_path, capsys, sqnr_db, 
 
 
 def test_settings_name_no_folder_of_this_machine():
-    settings = bench.Store(Path(), threads=1).settings(job())
-    assert str(SCRIPT.parents[1]) not in json.dumps(settings)
+    settings = table_rows.Store(Path(), threads=1).settings(job())
+    assert str(TOOLS.parent) not in json.dumps(settings)

@@ -422,8 +422,9 @@ def stored_whole(scene: Scene) -> Iterator[Decision]:
         if is_float32(tensor) and tensor.name not in scene.outputs and parts_ways(scene, tensor):
             for edge in scene.open_edges(tensor):
                 if edge not in scene.decided and value_inputs(scene.by_name[edge.node]):
-                    reason = "its parts go different ways: it is stored whole, in INT8 (P7, P8)"
-                    yield Placement(edge, scene.activation, "stored_whole", reason)
+                    spec, word = _activation(scene, edge)
+                    reason = f"its parts go different ways: it is stored whole, in {word} (P7, P8)"
+                    yield Placement(edge, spec, "stored_whole", reason)
 
 
 def recurrence(scene: Scene) -> Iterator[Decision]:
