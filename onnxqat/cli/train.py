@@ -130,7 +130,9 @@ def initialize(
 ) -> int:
     """Bring a Q/DQ model nearer to its FP32 teacher, without labels and without training.
 
-    Stages: bias_correction takes the mean error of each layer's output out of its bias.
+    Stages: batch_norm moves the statistics of BatchNormalizations that cannot be folded by what
+    quantization moves them; bias_correction takes the mean error of each layer's output out of its
+    bias.
 
     Each stage is judged by the worst output's error on samples that no stage learns from, and
     undone where it made that worse. Values change in the file's own graph, and nothing else.
