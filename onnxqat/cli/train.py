@@ -189,9 +189,9 @@ def finetune(
         Parameter(name="--lr", help="Relative learning rate; recommended by format if not given."),
     ] = None,
     scales: Annotated[
-        Literal["frozen", "learned"],
-        Parameter(name="--scales", help="Whether activation scales are trained."),
-    ] = "learned",
+        Literal["auto", "frozen", "learned"],
+        Parameter(name="--scales", help="Whether activation scales are trained; auto: but of FP8."),
+    ] = "auto",
     loss: Annotated[
         str,
         Parameter(

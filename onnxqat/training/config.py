@@ -70,10 +70,13 @@ class FinetuneConfig:
     clip_grad: float | None = 1.0
     """Largest norm of all gradients together; None: no clipping."""
 
-    scales: Literal["frozen", "learned"] = "learned"
-    """Activation scales."""
+    scales: Literal["auto", "frozen", "learned"] = "auto"
+    """Activation scales; auto: learned, but frozen for FP8, whose numbers lie as close to each
+    other, for their size, whatever the scale: learned scales only move all roundings about (0.4 dB
+    lost on a small network, 0.1 dB on ResNet-20)."""
     weight_scales: Literal["auto", "recomputed", "learned", "frozen"] = "auto"
-    """Weight scales; auto: recomputed (amax / qmax) where they start so, else as `scales`."""
+    """Weight scales; auto: recomputed (amax / qmax) where they start so, but for FP8; else as
+    `scales`."""
 
     train: Literal["all", "sensitive"] = "all"
     """`sensitive`: only the layers whose quantizers make most of the error, see `sensitivity`;

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import Parameter
 
-from onnxqat.bridge import OnnxModule
+from onnxqat.bridge import FakeQuantize, OnnxModule
 from onnxqat.core.errors import ConfigError, TrainingError
 from onnxqat.training.config import FinetuneConfig
 from onnxqat.training.names import parameters_by_name
@@ -121,7 +121,7 @@ def _choose_followers(
         return ()
     found = followers(student.quantizers, by_name)
     is_asked = config.weight_scales == "recomputed"
-    return tuple(follower for follower in found if is_asked or follower.starts_so())
+    return tuple(x for x in found if is_asked or (x.starts_so() and not x.is_float8))
 
 
 def _choose_scales(
@@ -133,13 +133,15 @@ def _choose_scales(
         scale = quantizer.scale
         if id(scale) in taken or not quantizer.is_reached:
             continue
-        if _is_learned(config, is_weight=quantizer.is_weight):
+        if _is_learned(config, quantizer):
             taken.add(id(scale))
             kind = Kind.WEIGHT_SCALE if quantizer.is_weight else Kind.SCALE
             yield Trained(f"scale of {name}", kind, scale, torch.ones_like(scale))
 
 
-def _is_learned(config: FinetuneConfig, *, is_weight: bool) -> bool:
-    if is_weight and config.weight_scales in ("learned", "frozen"):
+def _is_learned(config: FinetuneConfig, quantizer: FakeQuantize) -> bool:
+    if quantizer.is_weight and config.weight_scales in ("learned", "frozen"):
         return config.weight_scales == "learned"
+    if config.scales == "auto":
+        return not quantizer.is_float8
     return config.scales == "learned"

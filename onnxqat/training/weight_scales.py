@@ -23,6 +23,11 @@ class Follower:
     scale: Parameter
     weights: tuple[tuple[Parameter, FakeQuantize], ...]
 
+    @property
+    def is_float8(self) -> bool:
+        """Whether a weight is quantized to FP8."""
+        return any(quantizer.is_float8 for _, quantizer in self.weights)
+
     @torch.no_grad()
     def computed(self) -> Tensor:
         """amax / qmax over all its weights, not below the floor; shape of the scale."""

@@ -148,8 +148,10 @@ def cifar(file: str, count: int) -> Array:
 
 @cache
 def quantized(quant_format: str) -> Graph:
-    graph = prepare(load(ASSETS / "models" / "cifar10_resnet20_bn.onnx"))
-    plan = place(graph, config=PlacementConfig(format=quant_format))  # type: ignore[arg-type]
+    config = PlacementConfig(format=quant_format)
+    model = load(ASSETS / "models" / "cifar10_resnet20_bn.onnx")
+    graph = prepare(model, min_opset=config.min_opset)
+    plan = place(graph, config=config)
     data = Images(cifar("cifar10_train_16k.npz", 64))
     return insert(graph, plan, calibrate(graph, plan, data))  # type: ignore[arg-type]
 
@@ -159,7 +161,19 @@ def in_batches(module: OnnxModule, images: Array) -> Array:
     return np.concatenate(parts)
 
 
-@pytest.mark.parametrize("quant_format", ["int8", pytest.param("w4a8", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("quant_format", ["int8", "fp8", "w4a8", "w4a4"])
+def test_a_quantized_model_is_written_back_to_the_bit(quant_format: str) -> None:
+    graph = quantized(quant_format)
+    written = to_model(write_back(to_torch(graph)))
+    assert written.SerializeToString(deterministic=True) == to_model(graph).SerializeToString(
+        deterministic=True
+    )
+
+
+@pytest.mark.parametrize(
+    "quant_format",
+    ["int8", "fp8", *(pytest.param(name, marks=pytest.mark.slow) for name in ("w4a8", "w4a4"))],
+)
 def test_the_simulated_class_is_the_runtimes_class(quant_format: str) -> None:
     images = cifar("cifar10_test_1k.npz", 1000)
     (want,) = runtime(quantized(quant_format), {"input": images})

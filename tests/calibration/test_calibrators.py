@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from onnxqat.calibration.calibrators import CALIBRATORS, Entropy, Mse, Percentile
+from onnxqat.calibration.calibrators import CALIBRATORS, Entropy, Mse, Percentile, chosen_by
+from onnxqat.calibration.config import CalibrationConfig
+from onnxqat.calibration.histogram import TensorStatistics
 from onnxqat.core.calibration import amax_to_scale
 from onnxqat.core.qdq import fake_quantize
 from onnxqat.core.spec import QuantDtype
@@ -169,3 +171,34 @@ def test_entropy_follows_the_published_procedure(shape: str) -> None:
 def test_entropy_gives_up_far_outliers() -> None:
     values = np.append(values_of("normal"), np.full(2, 60, np.float32))
     assert amax_of("entropy", values) < 10
+
+
+def test_the_error_of_fp8_hardly_depends_on_the_range_so_that_outliers_are_kept() -> None:
+    """Half of the range is one binade less at the small end; INT8 gains by clipping the tail."""
+    statistics = TensorStatistics()
+    statistics.observe(np.random.default_rng(0).laplace(size=100_000).astype(np.float32))
+    int8, fp8 = (Mse(statistics, dtype=dtype) for dtype in (QuantDtype.INT8, QuantDtype.FP8))
+    assert int8.amax() < 0.9 * statistics.amax
+    assert fp8.amax() > 0.95 * statistics.amax
+
+
+@pytest.mark.parametrize("dtype", [QuantDtype.FP8, QuantDtype.INT4])
+@pytest.mark.parametrize("method", CALIBRATORS)
+def test_every_calibrator_serves_every_type_of_activations(method: str, dtype: QuantDtype) -> None:
+    statistics = TensorStatistics()
+    statistics.observe(np.random.default_rng(0).laplace(size=10_000).astype(np.float32))
+    choice = chosen_by(method, statistics, CalibrationConfig(), dtype=dtype)
+    assert 0.1 * statistics.amax < choice.amax <= statistics.amax
+
+
+def test_calibrate_measures_with_the_format_of_the_plan() -> None:
+    """A calibrator that took INT8's levels for 4 bits would clip far too little."""
+    statistics = TensorStatistics()
+    statistics.observe(np.random.default_rng(0).normal(size=100_000).astype(np.float32))
+    amax = {
+        dtype: chosen_by("mse", statistics, CalibrationConfig(), dtype=dtype).amax
+        for dtype in (QuantDtype.INT8, QuantDtype.INT4)
+    }
+    # the optimum for a normal distribution and 15 levels: 2.6 to 2.8 standard deviations
+    assert 2.4 < amax[QuantDtype.INT4] < 3.0
+    assert amax[QuantDtype.INT8] > 3.5

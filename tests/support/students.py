@@ -56,8 +56,9 @@ class Images:
 
 @cache
 def _graphs(format_name: str) -> tuple[Graph, Graph]:
-    fp32 = prepare(as_graph(residual_net()))
-    plan = place(fp32, config=PlacementConfig(format=format_name))
+    asked = PlacementConfig(format=format_name)
+    fp32 = prepare(as_graph(residual_net()), min_opset=asked.min_opset)
+    plan = place(fp32, config=asked)
     config = CalibrationConfig(method="max", samples=64, threads=1)
     return insert(fp32, plan, calibrate(fp32, plan, Images(), config=config)), fp32
 

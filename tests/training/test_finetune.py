@@ -13,7 +13,7 @@ from onnxqat.core.errors import ConfigError, TrainingError
 from onnxqat.graph import save, structural_diff
 from onnxqat.training import FinetuneConfig, StepRecord, finetune
 from onnxqat.training.optimizer import RECOMMENDED, choose_rates
-from onnxqat.training.targets import weight_bits
+from onnxqat.training.targets import choose_targets, weight_bits
 from tests.support.onnx_text import model_of
 from tests.support.students import Images, sqnr_db, student_and_teacher, values_of
 
@@ -248,7 +248,20 @@ def test_the_threads_asked_for_compute_and_afterwards_as_many_as_before() -> Non
     assert torch.get_num_threads() == before
 
 
-@pytest.mark.parametrize(("format_name", "bits"), [("int8", 8), ("w4a8", 4)])
+def test_scales_are_learned_but_of_fp8_where_they_would_only_move_roundings_about() -> None:
+    def learned(format_name: str, **chosen: str) -> set[bool]:
+        student, _ = student_and_teacher(format_name)
+        choose_targets(student, replace(QUICK, **chosen))
+        return {quantizer.learn_scale for quantizer in student.quantizers.values()}
+
+    assert True in learned("int8")
+    assert learned("fp8") == {False}
+    assert learned("fp8", scales="learned", weight_scales="learned") == {True}
+
+
+@pytest.mark.parametrize(
+    ("format_name", "bits"), [("int8", 8), ("w4a8", 4), ("fp8", 8), ("w4a4", 4)]
+)
 def test_the_rates_are_those_recommended_for_the_bits_of_the_weights(format_name, bits) -> None:
     student, _ = student_and_teacher(format_name)
     assert weight_bits(student) == bits
