@@ -28,7 +28,7 @@ from onnxqat.graph import Graph
 
 Floats = NDArray[np.float64]
 
-_SHARES = {
+SHARES = {
     QuantDtype.INT8: np.linspace(0.9, 1.3, 25),
     QuantDtype.INT4_IN_INT8: np.linspace(0.3, 1.15, 86),
     QuantDtype.INT4: np.linspace(0.3, 1.15, 86),
@@ -36,13 +36,13 @@ _SHARES = {
 }
 """Ranges tried, relative to the largest magnitude of a channel. Between one and two times as large
 every place of FP8's numbers under the weights occurs, but for the smallest ones."""
-_ROWS = {
+ROWS = {
     QuantDtype.INT8: 256,
     QuantDtype.INT4_IN_INT8: 1024,
     QuantDtype.INT4: 1024,
     QuantDtype.FP8: 256,
 }
-_FEWEST_SHARES = 5
+_FEWESTSHARES = 5
 _MOST_PRODUCTS = 20e9
 """Multiplications spent on one node, a second or less. A weight too large for a search within this
 gains little from one: many rounding errors cancel by themselves."""
@@ -69,9 +69,9 @@ class _Job:
     @property
     def shares(self) -> Floats:
         """The ranges to try, as many as the work allows, spread over all of them."""
-        shares, rows = _SHARES[self.group.spec.dtype], _ROWS[self.group.spec.dtype]
+        shares, rows = SHARES[self.group.spec.dtype], ROWS[self.group.spec.dtype]
         affordable = int(_MOST_PRODUCTS / (rows * max(self.weight.size, 1)))
-        if affordable < _FEWEST_SHARES:
+        if affordable < _FEWESTSHARES:
             return shares[:0]
         return shares[:: -(-len(shares) // affordable)]
 
@@ -141,7 +141,7 @@ def _read_rows(
     for batch in batches:
         values = reader(batch.inputs)
         for job in jobs:
-            count = -(-_ROWS[job.group.spec.dtype] // (len(batches) * len(job.nodes)))
+            count = -(-ROWS[job.group.spec.dtype] // (len(batches) * len(job.nodes)))
             for node in job.nodes:
                 x = values[node.inputs[0].name]
                 if x.size:
@@ -153,7 +153,7 @@ def _least_error(job: _Job, rows: Rows) -> Floats:
     """The range of each channel whose rounding errors do least in the output."""
     matrix, dtype = job.matrix, job.group.spec.dtype
     largest = np.asarray(np.abs(matrix).max(axis=1), np.float64)
-    measure = _OutputError(rows)
+    measure = OutputError(rows)
     best, least = largest.copy(), np.full(len(matrix), np.inf)
     for share in job.shares:
         scale = amax_to_scale(largest * share, dtype)
@@ -163,22 +163,32 @@ def _least_error(job: _Job, rows: Rows) -> Floats:
     return best
 
 
-class _OutputError:
+class OutputError:
     """The squared error in each output channel that an error in the weights makes."""
 
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: Rows, drift: NDArray[np.float32] | None = None) -> None:
+        """By rows of the input, and what else is wrong in the output, [rows, groups, channels of a
+        group]: an error in the weights may make up for it.
+        """
         count, _, values = rows.shape
+        if drift is None:
+            drift = np.zeros((count, rows.shape[1], 1), np.float32)
+        self._drift = drift.transpose(1, 0, 2) / np.float32(np.sqrt(count))
         self._rows = rows.transpose(1, 0, 2) / np.float32(np.sqrt(count))
         self._even = np.float32(_EVEN * np.square(rows).mean())
         # With more rows than values in one, their products with each other are the shorter way.
-        self._gram = self._rows.transpose(0, 2, 1) @ self._rows if values <= count else None
+        turned = self._rows.transpose(0, 2, 1)
+        self._gram = turned @ self._rows if values <= count else None
+        self._cross = 2 * (turned @ self._drift).transpose(0, 2, 1)
+        self._constant = np.square(self._drift).sum(axis=1)
 
     def __call__(self, error: NDArray[np.float32]) -> NDArray[np.float32]:
         """Shape [channels], for an error [channels, values of a row]."""
         grouped = error.reshape(len(self._rows), -1, error.shape[1])
         if self._gram is not None:
-            squares = ((grouped @ self._gram) * grouped).sum(axis=2)
+            squares = ((grouped @ self._gram + self._cross) * grouped).sum(axis=2) + self._constant
         else:
-            squares = np.square(self._rows @ grouped.transpose(0, 2, 1)).sum(axis=1)
+            output = self._rows @ grouped.transpose(0, 2, 1) + self._drift
+            squares = np.square(output).sum(axis=1)
         total: NDArray[np.float32] = squares + self._even * np.square(grouped).sum(axis=2)
         return total.reshape(-1)

@@ -131,7 +131,8 @@ def initialize(
     """Bring a Q/DQ model nearer to its FP32 teacher, without labels and without training.
 
     Stages: batch_norm moves the statistics of BatchNormalizations that cannot be folded by what
-    quantization moves them; bias_correction takes the mean error of each layer's output out of its
+    quantization moves them; sequential_mse chooses the scales of weights by what each layer makes
+    of quantized inputs; bias_correction takes the mean error of each layer's output out of its
     bias.
 
     Each stage is judged by the worst output's error on samples that no stage learns from, and

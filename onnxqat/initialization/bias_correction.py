@@ -22,13 +22,12 @@ from torch import Tensor
 from onnxqat.bridge import OnnxModule
 from onnxqat.initialization.context import Context
 from onnxqat.initialization.layers import Biased, biased_layers
+from onnxqat.initialization.output_error import OutputErrors, is_better
 from onnxqat.training.batches import TensorBatch
-from onnxqat.training.losses import Outputs, observe_outputs
+from onnxqat.training.losses import Outputs
 
 SAMPLES = 128
 """At most; each layer takes one run of the network on all of them."""
-_TINY = 1e-30
-"""Keeps an error of 0 away from the logarithm."""
 
 Layers = Mapping[str, Biased]
 """By the name of their output."""
@@ -54,7 +53,8 @@ def correct_biases(context: Context) -> None:
     batches = context.batches[: max(SAMPLES // context.batches[0].samples, 1)]
     wanted = _run(context.teacher, batches, layers)
     now = _run(context.student, batches, layers)
-    errors = _errors(now, wanted)
+    measure = OutputErrors(wanted.outputs)
+    errors = measure(now.outputs)
     for name, layer in layers.items():
         if name not in wanted.means or now.means[name].shape != wanted.means[name].shape:
             continue
@@ -62,8 +62,8 @@ def correct_biases(context: Context) -> None:
         before = layer.bias.clone()
         layer.bias.sub_(shift.reshape(layer.bias.shape))
         trial = _run(context.student, batches, layers)
-        trial_errors = _errors(trial, wanted)
-        if _is_better(trial_errors, errors):
+        trial_errors = measure(trial.outputs)
+        if is_better(trial_errors, errors):
             now, errors = trial, trial_errors
         else:
             layer.bias.copy_(before)
@@ -95,33 +95,6 @@ def _channel_means(value: Tensor, axis: int) -> Tensor:
     """[samples, channels], in double precision."""
     channels = value.movedim(axis, -1)
     return channels.reshape(len(value), -1, channels.shape[-1]).mean(1, dtype=torch.float64)
-
-
-def _errors(found: _Run, wanted: _Run) -> Tensor:
-    """The squared error of the outputs by their variance: of each sample, where outputs have them
-    one behind the other, else of each batch.
-    """
-    facts = observe_outputs(list(wanted.outputs))
-    pairs = list(zip(found.outputs, wanted.outputs, strict=True))
-    total = torch.zeros(())
-    for name, fact in facts.items():
-        rows = [_squares(ours[name], theirs[name]) for ours, theirs in pairs]
-        total = total + torch.cat(rows) / (fact.variance or 1.0)
-    return total
-
-
-def _squares(ours: Tensor, theirs: Tensor) -> Tensor:
-    """The mean squared error along the first axis; all there is where the shapes differ."""
-    difference = ours - theirs if ours.shape == theirs.shape else theirs
-    return difference.double().square().reshape(len(theirs) if theirs.ndim else 1, -1).mean(1)
-
-
-def _is_better(trial: Tensor, before: Tensor) -> bool:
-    """Whether the error fell, over all samples and in the typical one: a few samples on which a
-    network reacts by leaps make most of the one, and nothing of the other.
-    """
-    typical = (trial.clamp_min(_TINY).log() - before.clamp_min(_TINY).log()).mean()
-    return bool(typical < 0) and bool(trial.sum() < before.sum())
 
 
 def sure_part(errors: Tensor) -> Tensor:
