@@ -146,6 +146,8 @@ def _moved_from(tensor: gs.Tensor | None) -> Iterator[gs.Node]:
         yield source
         if source.op not in MOVING_OPS and not is_cast_to_half(source):
             return
+        if source.op == "Concat" and not all(map(dequantizer_behind, source.inputs[1:])):
+            return  # only a part of the values are a DequantizeLinear's
         tensor = input_of(source, 0)
 
 

@@ -379,3 +379,14 @@ def test_the_compiler_runs_the_good_graphs_in_int8(case: str) -> None:
     model = GOOD[case]
 
     assert precisions(model, build(model, backend="rtx")) == {Precision.INT8: 1}
+
+
+@pytest.mark.parametrize(("other", "found"), [("xd", ["QDQ101"]), ("r", [])])
+def test_data_of_which_a_part_is_float_are_not_quantized(other: str, found: list[str]) -> None:
+    """A Conv in float may read a Concat with a tensor that is stored in INT8 for others."""
+    product = f"""
+        r = Relu (x)
+        j = Concat <axis = 2> (xd, {other})
+        [product] y = Conv <kernel_shape = [1, 1]> (j, W)"""
+    model = conv(weight_pair="", outputs="float[1, 8, 32, 16] y", product=product)
+    assert [finding.rule for finding in audit(model) if finding.rule == "QDQ101"] == found

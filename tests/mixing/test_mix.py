@@ -5,22 +5,25 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
 from onnx import numpy_helper
 
-from onnxqat.auditing import audit
+from onnxqat.auditing import AuditConfig, audit
 from onnxqat.calibration import CalibrationConfig
 from onnxqat.core.codec import decode, encode
 from onnxqat.core.errors import ConfigError
 from onnxqat.core.mixed_precision import Mix
 from onnxqat.core.precision import Precision, node_precisions
 from onnxqat.core.spec import QuantDtype
+from onnxqat.data import DataConfig, open_data
 from onnxqat.engine import build, heavy_nodes
-from onnxqat.graph import Graph, as_graph, extract, insert, prepare
+from onnxqat.graph import Graph, as_graph, extract, input_specs, insert, load, prepare
 from onnxqat.mixing import MixConfig, mix
 from onnxqat.placement import PlacementConfig, explain, place
+from tests.support.assets import WILD, needs_assets
 from tests.support.compile import needs_compiler
 from tests.support.nets import residual_net
 from tests.support.runtime import run
@@ -201,3 +204,25 @@ def test_the_compiler_runs_in_int8_what_is_quantized_and_no_more(spoilt: str) ->
         INNER,
         HEAD,
     } - left
+
+
+@needs_assets
+@needs_compiler
+@pytest.mark.slow
+def test_fastestdet_within_20_db_is_as_the_audit_and_the_compiler_want_it() -> None:
+    graph = prepare(load(WILD / "fastestdet_pytorch111_opset11.onnx"))
+    script = Path(__file__).resolve().parents[2] / "tools" / "assets_data.py"
+    data = open_data(f"{script}:fastestdet", input_specs(graph), DataConfig(samples=48))
+    placement = PlacementConfig(profile="rtx")
+    config = MixConfig(sqnr_db=20.0, cost="nodes", samples=48, threads=1)
+    found = mix(
+        graph, data, config=config, placement=placement, calibration=replace(MAX, method="mse")
+    )
+    assert found.chosen.is_within_budget
+    assert 20 <= len(found.changed) <= 40, "most of the network stays in INT8"
+    quantized = insert(graph, found.plan, found.calibration)
+    assert audit(quantized, config=AuditConfig(profile="rtx")) == ()
+    built = build(quantized, backend="rtx")
+    runs = {x.node: x.precision for x in node_precisions(built.plan, heavy_nodes(quantized))}
+    left = {one.node for one in found.changed}
+    assert {node for node, precision in runs.items() if precision is not Precision.INT8} == left
