@@ -59,6 +59,7 @@ class OnnxModule(nn.Module):
     Attributes:
         input_names: Graph inputs, in the order in which `forward` takes them.
         output_names: Graph outputs, in the order in which `forward` returns them.
+        fallback: What computes the nodes that torch has no function for.
         saves_memory: Whether the backward pass computes again what fake quantizers gave, to the
             bit, instead of keeping it: half the memory of a step for some 6 % of its time. Not for
             use within `torch.func` and `torch.compile`, which do not allow it.
@@ -69,6 +70,7 @@ class OnnxModule(nn.Module):
     def __init__(self, graph: Graph, *, fallback: Fallback | None = None) -> None:
         super().__init__()
         self._graph = _Shared(graph.copy())
+        self.fallback = fallback
         self.input_names = tuple(tensor.name for tensor in self.graph.inputs)
         self.output_names = tuple(tensor.name for tensor in self.graph.outputs)
         lowered = lower(self.graph, fallback)

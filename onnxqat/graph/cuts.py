@@ -7,7 +7,7 @@ from math import inf
 
 import onnx_graphsurgeon as gs
 
-from onnxqat.graph.graph import is_onnx, own_tensors, subgraphs
+from onnxqat.graph.graph import Graph, is_onnx, own_tensors, subgraphs
 from onnxqat.graph.query import is_output, producer
 
 MIXING = frozenset({"Conv", "ConvTranspose", "Einsum", "GRU", "Gemm", "LSTM", "MatMul", "RNN"})
@@ -93,3 +93,55 @@ def _is_table(tensor: gs.Tensor) -> bool:
         return True
     is_float = tensor.dtype is not None and "float" in str(tensor.dtype)
     return is_float and tensor.shape is not None and len(tensor.shape) > 1
+
+
+def section(graph: gs.Graph, start: str | None, ends: Sequence[str]) -> Graph:
+    """A graph of its own that computes some tensors from one cut, or from the inputs alone.
+
+    Its inputs are `start` and those of the graph's inputs that it needs besides, in this order; its
+    nodes, tensors and constants keep their names.
+
+    Args:
+        graph: The whole.
+        start: The cut behind which it begins; None: at the graph's inputs.
+        ends: Names of the tensors that it computes, its outputs.
+    """
+    wanted = {*ends} | ({start} if start is not None else set())
+    found = {
+        tensor.name: tensor
+        for node in graph.nodes
+        for tensor in node.outputs
+        if tensor.name in wanted
+    }
+    first = [found[start]] if start is not None else []
+    behind, read = _behind([found[name] for name in ends], stop={id(tensor) for tensor in first})
+    part = Graph(
+        nodes=[node for node in graph.nodes if id(node) in behind],
+        inputs=[*first, *(tensor for tensor in graph.inputs if id(tensor) in read)],
+        outputs=[found[name] for name in ends],
+        name=graph.name,
+        opset=graph.opset,
+        import_domains=graph.import_domains,
+        functions=graph.functions,
+        ir_version=graph.ir_version,
+    )
+    if isinstance(graph, Graph):
+        part.shell, part.metadata = graph.shell, graph.metadata
+    return part.copy()
+
+
+def _behind(ends: Sequence[gs.Tensor], *, stop: set[int]) -> tuple[set[int], set[int]]:
+    """The ids of the nodes that tensors are computed by, and of all that these nodes read."""
+    nodes: set[int] = set()
+    seen: set[int] = set(stop)
+    todo = list(ends)
+    while todo:
+        tensor = todo.pop()
+        if id(tensor) in seen:
+            continue
+        seen.add(id(tensor))
+        maker = producer(tensor)
+        if maker is not None and id(maker) not in nodes:
+            nodes.add(id(maker))
+            todo.extend(_reads(maker))
+    return nodes, seen

@@ -22,6 +22,8 @@ class InitializationConfig:
     where no samples of their own are given for that."""
     batch_size: int = 32
     """Samples at a time; a fixed batch in the model goes before."""
+    iterations: int = 300
+    """Steps for each part of the network in the stages that train."""
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = None
@@ -47,7 +49,7 @@ class InitializationConfig:
                 f"{' and '.join(self.float_stages)} must come before the other stages",
                 fix="they work on the FP32 model, the others on the Q/DQ model that is made of it",
             )
-        for name in ("samples", "batch_size", "threads"):
+        for name in ("samples", "batch_size", "iterations", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} is {value}", fix="set 1 or more, or leave it out")

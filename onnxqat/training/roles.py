@@ -68,6 +68,12 @@ def _reads(graph: Graph) -> Iterator[tuple[str, Kind, str]]:
                 yield constant, kind, node.name
 
 
+def weights_of(node: Any) -> tuple[str, ...]:
+    """Names of the initializers that are this node's weights."""
+    read = (node.inputs[index] for index in WEIGHTS.get(node.op, ()) if index < len(node.inputs))
+    return tuple(name for tensor in read if (name := _initializer(tensor)) is not None)
+
+
 def _trained_inputs(node: Any) -> Iterator[tuple[Kind, int]]:
     yield from ((Kind.WEIGHT, index) for index in WEIGHTS.get(node.op, ()))
     yield from ((Kind.BIAS, index) for index in BIASES.get(node.op, ()))

@@ -9,11 +9,12 @@ import onnx
 import onnx_graphsurgeon as gs
 import pytest
 
-from onnxqat.graph import as_graph, prepare
-from onnxqat.graph.cuts import cuts
+from onnxqat.graph import as_graph, prepare, to_model
+from onnxqat.graph.cuts import cuts, section
 from tests.support.assets import MODELS, needs_assets
 from tests.support.networks import convolutional, transformers
 from tests.support.onnx_text import model_of
+from tests.support.runtime import run
 
 MATRIX = np.eye(4, dtype=np.float32)
 NETWORKS: dict[str, Callable[[], onnx.ModelProto]] = {
@@ -172,3 +173,39 @@ def test_a_real_transformer_of_twelve_blocks_is_cut_at_each_residual_sum() -> No
     graph = prepare(as_graph(MODELS / "kwt1_speech_commands.onnx"))
     assert len(residual_sums(graph)) == 24
     assert residual_sums(graph) <= set(cuts(graph))
+
+
+def typed(model: onnx.ModelProto) -> gs.Graph:
+    return as_graph(onnx.shape_inference.infer_shapes(model))
+
+
+def test_a_section_computes_what_the_whole_does_between_its_ends() -> None:
+    text = """g (float[1,4] x) => (float[1,4] y)
+    {p = MatMul(x, a) q = Relu(p) r = MatMul(q, b) y = Add(r, x)}"""
+    matrix = np.arange(16, dtype=np.float32).reshape(4, 4) - 8
+    graph = typed(model_of(text, a=matrix, b=MATRIX + 1))
+    whole, x = section(graph, None, ["y", "q"]), np.ones((1, 4), np.float32)
+    y, q = run(whole, {"x": x})
+    part = section(graph, "q", ["y"])
+    assert [tensor.name for tensor in part.inputs] == ["q", "x"]
+    assert [node.op for node in part.nodes] == ["MatMul", "Add"]
+    np.testing.assert_array_equal(run(part, {"q": q, "x": x})[0], y)
+
+
+def test_a_section_leaves_the_graph_as_it_is() -> None:
+    graph = prepare(as_graph(convolutional.resnet18(32)))
+    before = to_model(graph).SerializeToString()
+    section(graph, cuts(graph)[3], [cuts(graph)[9]])
+    assert to_model(graph).SerializeToString() == before
+
+
+def test_a_section_takes_what_a_subgraph_reads_along() -> None:
+    text = """g (float[1,4] x, bool c) => (float[1,4] y)
+    {p = MatMul(x, a) q = Relu(p) m = Neg(q)
+     y = If (c) <then_branch = t () => (float[1,4] u) {u = Add(m, q)},
+                else_branch = e () => (float[1,4] v) {v = Identity(m)}>}"""
+    graph = typed(model_of(text, a=MATRIX))
+    part = section(graph, "q", ["y"])
+    q = np.array([[1, 2, 0, 4]], np.float32)
+    assert [tensor.name for tensor in part.inputs] == ["q", "c"]
+    np.testing.assert_array_equal(run(part, {"q": q, "c": np.array(True)})[0], q - q)
