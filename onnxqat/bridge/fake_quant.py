@@ -288,6 +288,8 @@ def _sum_of_products(a: Tensor, b: Tensor, axis: int | None) -> Tensor:
     if axis is not None:
         # Not sum(dims): with no other axis, as in a bias, an empty list would mean all of them
         return (a * b).movedim(axis, 0).reshape(a.shape[axis], -1).sum(1)
+    if a.ndim == 4 and a.is_contiguous(memory_format=torch.channels_last):
+        a, b = a.permute(0, 2, 3, 1), b.permute(0, 2, 3, 1)  # the order in which they lie
     if a.is_contiguous() and b.is_contiguous():
         return torch.dot(a.view(-1), b.view(-1))
     return (a * b).sum()

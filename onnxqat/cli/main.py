@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError
 
-from onnxqat.cli import audit, check, mix, ops, quantize, train, whole
+from onnxqat.cli import audit, check, mix, ops, quantize, show, train, whole
 from onnxqat.core.errors import OnnxqatError
 from onnxqat.version import __version__
 
@@ -42,8 +42,24 @@ for _order, _command in enumerate(COMMANDS):
     app.command(_command, sort_key=_order)  # type: ignore[call-overload] # a union of signatures
 
 
+class _Notes(logging.Handler):
+    """Shows what a training says of its choices."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One line."""
+        show.log(record.getMessage())
+
+
+def _show_notes() -> None:
+    logger = logging.getLogger("onnxqat.training")
+    if not any(isinstance(handler, _Notes) for handler in logger.handlers):
+        logger.addHandler(_Notes())
+        logger.setLevel(logging.INFO)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; never a traceback for bad input."""
+    _show_notes()
     logging.getLogger("onnxqat").addHandler(
         logging.NullHandler()
     )  # the commands show it themselves

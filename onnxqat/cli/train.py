@@ -203,10 +203,11 @@ def finetune(
         str,
         Parameter(
             name="--loss",
-            help="Terms joined by '+', each with an optional factor: mse and kl distil the FP32 "
-            "outputs, labels is cross-entropy, MODULE:CALLABLE is yours. Example: mse+0.1*labels.",
+            help="Terms joined by '+', each with an optional factor: auto, mse and kl distil "
+            "the FP32 outputs, features inner tensors, labels is cross-entropy, MODULE:CALLABLE is "
+            "yours. Example: auto+0.1*labels.",
         ),
-    ] = "mse",
+    ] = "auto",
     batch_size: BatchSize = 32,
     schedule: Annotated[
         Literal["cosine", "step"],

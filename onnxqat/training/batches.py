@@ -62,6 +62,9 @@ class Loader:
     sample_axes: Mapping[str, int | None] = field(default_factory=dict)
     """Input name -> the axis that counts samples, where it is not 0; None: it has none."""
 
+    memory_format: torch.memory_format = torch.contiguous_format
+    """Of inputs of four dimensions; convolutions hand it on to what they compute."""
+
     def in_order(self, data: Dataset, batch_size: int, samples: int) -> Iterator[TensorBatch]:
         """At most `samples` samples in the file's order."""
         for batch in data.batches(batch_size, samples=samples):
@@ -115,11 +118,15 @@ class Loader:
 
     def _move(self, batch: TensorBatch) -> TensorBatch:
         """To the device, without waiting for it."""
-        inputs = tuple(tensor.to(self.device, non_blocking=True) for tensor in batch.inputs)
+        inputs = tuple(self._placed(tensor) for tensor in batch.inputs)
         labels = batch.labels
         if labels is not None:
             labels = labels.to(self.device, non_blocking=True)
         return TensorBatch(inputs, labels, batch.samples)
+
+    def _placed(self, tensor: Tensor) -> Tensor:
+        moved = tensor.to(self.device, non_blocking=True)
+        return moved.contiguous(memory_format=self.memory_format) if moved.ndim == 4 else moved
 
 
 def _as_tensor(array: np.ndarray, *, pin: bool) -> Tensor:

@@ -8,28 +8,18 @@ is compared is the tensor before an activation function, as far as the graph has
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Sequence
 
 import onnx_graphsurgeon as gs
-import torch
 
-from onnxqat.bridge import OnnxModule
 from onnxqat.core.errors import ConfigError
 from onnxqat.graph.cuts import cuts
-from onnxqat.training.batches import TensorBatch
-from onnxqat.training.config import FinetuneConfig
-from onnxqat.training.losses import Facts, observe_outputs, parse_terms
 from onnxqat.training.roles import WEIGHTS
-from onnxqat.training.run import run_module
 
 TERM = "features"
 """The name of the loss term."""
 MOST_FOUND = 12
 """Tensors that are chosen where the user names none: more cost time and say the same again."""
-OBSERVED_BATCHES = 4
-"""Whose features tell the variance."""
 CODES = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
 
 
@@ -108,60 +98,3 @@ def _spread(names: Sequence[str]) -> tuple[str, ...]:
         return tuple(names)
     step = len(names) / MOST_FOUND
     return tuple(names[round((i + 1) * step) - 1] for i in range(MOST_FOUND))
-
-
-@dataclass(frozen=True, eq=False)
-class Views:
-    """What runs in a step: the two models, with the features among the outputs if there are any."""
-
-    whole: tuple[OnnxModule, OnnxModule]
-    """Student and teacher as they are."""
-    student: OnnxModule
-    teacher: OnnxModule
-    features: tuple[str, ...] = ()
-    has_own_loss: bool = False
-    """Whether a loss of the user's may look at the features."""
-
-    @property
-    def judged_student(self) -> OnnxModule:
-        """What runs in a validation, which looks at the outputs alone if it can."""
-        return self.student if self.has_own_loss else self.whole[0]
-
-    @property
-    def judged_teacher(self) -> OnnxModule:
-        """The same of the teacher."""
-        return self.teacher if self.has_own_loss else self.whole[1]
-
-
-def make_views(student: OnnxModule, teacher: OnnxModule, config: FinetuneConfig) -> Views:
-    """The two models as they are, or with what `config` says of features; their parameters are the
-    very ones of the models.
-
-    Raises:
-        ConfigError: No feature is found, or nothing asks for those that are named.
-    """
-    names = [name for _, name in parse_terms(config.loss)]
-    has_own_loss = any(":" in name for name in names)
-    if TERM not in names and not (config.features and has_own_loss):
-        if config.features:
-            raise ConfigError(
-                "features are named, and no term of the loss looks at them",
-                at=f"loss = '{config.loss}'",
-                fix=f"write '{config.loss}+0.5*{TERM}', or leave features out",
-            )
-        return Views((student, teacher), student, teacher)
-    found = find_features(student.graph, teacher.graph, config.features)
-    ours, theirs = (module.with_outputs(found) for module in (student, teacher))
-    return Views((student, teacher), ours, theirs, found, has_own_loss)
-
-
-@torch.no_grad()
-def observe_features(views: Views, batches: Iterable[TensorBatch]) -> Facts:
-    """Facts about the teacher's features; none where there are no features."""
-    if not views.features:
-        return {}
-    seen = []
-    for batch in islice(batches, OBSERVED_BATCHES):
-        outputs = run_module(views.teacher, batch.inputs)
-        seen.append({name: outputs[name] for name in views.features})
-    return observe_outputs(seen)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +20,6 @@ from onnxqat.training.batches import Loader
 from onnxqat.training.checkpoint import Checkpoint
 from onnxqat.training.config import FinetuneConfig
 from onnxqat.training.distributed import Processes, processes
-from onnxqat.training.features import Views, make_views, observe_features
 from onnxqat.training.identity import Identity, identity
 from onnxqat.training.loop import Loop
 from onnxqat.training.optimizer import choose_rates, make_optimizer
@@ -32,6 +32,7 @@ from onnxqat.training.selection import Selection, select
 from onnxqat.training.sensitivity import SensitivityConfig, sensitivity
 from onnxqat.training.setting import (
     choose_device,
+    choose_memory_format,
     on_device,
     on_threads,
     require_same_signature,
@@ -39,10 +40,12 @@ from onnxqat.training.setting import (
 from onnxqat.training.sharding import Share
 from onnxqat.training.start import start_from_teacher
 from onnxqat.training.targets import choose_targets, weight_bits
-from onnxqat.training.terms import make_judge, make_loss
+from onnxqat.training.terms import Compared, make_losses
 from onnxqat.training.validation import HeldOut
+from onnxqat.training.views import Views, make_views, observe_inner
 
 DEFAULT_CONFIG = FinetuneConfig()
+_LOG = logging.getLogger("onnxqat.training")
 
 
 def finetune(
@@ -83,7 +86,8 @@ def finetune(
     require_same_signature(student, teacher)
     device, among = choose_device(config.device), processes()
     axes = batch_layout(input_specs(student.graph)).axes
-    loader = Loader(tuple(student.input_names), device, axes)
+    layout = choose_memory_format(config.memory_format, device)
+    loader = Loader(tuple(student.input_names), device, axes, layout)
     selection = _select(student, teacher, data, config=config, among=among)
     kept = _checkpoint(
         checkpoint,
@@ -97,7 +101,7 @@ def finetune(
         held_out = HeldOut(
             data if validation is None else validation,
             loader,
-            views.judged_teacher,
+            views.judged.teacher,
             batch_size=config.micro_batch or config.batch_size,
             samples=config.validation_samples,
             processes=among,
@@ -167,6 +171,16 @@ def _checkpoint(
     )
 
 
+def _observe(views: Views, held_out: HeldOut) -> Compared:
+    """What the loss compares."""
+    seen = held_out.observe()
+    outputs = {n: fact for n, fact in seen.items() if n in views.whole.student.output_names}
+    known = {**outputs, **observe_inner(views.step, held_out.batches())}
+    heads = {head.tensor: known[head.tensor] for head in views.heads if head.tensor in known}
+    features = {name: known[name] for name in views.features}
+    return Compared(outputs, heads, features)
+
+
 def _prepare(
     views: Views,
     held_out: HeldOut,
@@ -179,12 +193,12 @@ def _prepare(
 ) -> Loop:
     steps = count_steps(config, samples)
     schedule = make_schedule(config, steps=steps, samples=samples)
-    student, teacher = views.whole
-    facts = {
-        name: fact for name, fact in held_out.observe().items() if name in student.output_names
-    }
-    loss = make_loss(config, facts, observe_features(views, held_out.batches()))
-    judge = make_judge(config, facts)
+    student, teacher = views.whole.student, views.whole.teacher
+    compared = _observe(views, held_out)
+    if held_out.processes.is_first:
+        for head in views.heads:
+            _LOG.info("compared: %s", head)
+    loss, judge = make_losses(config, compared)
     start_from_teacher(student, teacher)
     targets = choose_targets(student, config, selection)
     coordinates = Coordinates(targets.trained)
@@ -192,7 +206,7 @@ def _prepare(
     return Loop(
         student=student,
         teacher=teacher,
-        views=views,
+        view=views.step,
         config=config,
         steps=steps,
         targets=targets,
@@ -200,7 +214,7 @@ def _prepare(
         optimizer=make_optimizer(config, coordinates, rates),
         lr=rates.weight,
         loss=loss,
-        validate=lambda: held_out.validate(views.judged_student, judge, facts),
+        validate=lambda: held_out.validate(views.judged.student, judge, compared.outputs),
         device=held_out.loader.device,
         on_progress=on_progress,
         schedule=schedule,

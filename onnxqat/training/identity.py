@@ -20,11 +20,11 @@ Identity = dict[str, str]
 FREE = frozenset(
     {
         "device", "threads", "workers", "micro_batch", "checkpoint_minutes", "checkpoint_steps",
-        "patience", "save_memory", "tensorboard",
+        "memory_format", "patience", "save_memory", "tensorboard",
     }
 )  # fmt: skip
 """Settings that may change when a run is resumed: they say how and how long, not what is learned.
-Rounding may differ with the first four."""
+Rounding may differ with some."""
 PROBE = 64
 """Samples of each order that stand for the whole data, together with its size."""
 

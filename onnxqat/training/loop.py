@@ -18,7 +18,6 @@ from onnxqat.training.batches import BEGINNING, Position, StepData, TensorBatch
 from onnxqat.training.checkpoint import Checkpoint
 from onnxqat.training.config import FinetuneConfig
 from onnxqat.training.distributed import Processes
-from onnxqat.training.features import Views
 from onnxqat.training.interrupt import Interrupt, heeded
 from onnxqat.training.losses import Loss
 from onnxqat.training.optimizer import clip, set_rates
@@ -30,6 +29,7 @@ from onnxqat.training.resume import capture
 from onnxqat.training.run import run_module
 from onnxqat.training.snapshot import Snapshot
 from onnxqat.training.targets import Targets
+from onnxqat.training.views import View
 
 VALIDATIONS = 10
 """In a run whose `validate_every` is open."""
@@ -49,7 +49,7 @@ class Loop:
 
     student: OnnxModule
     teacher: OnnxModule
-    views: Views
+    view: View
     """The two as the steps run them."""
     config: FinetuneConfig
     steps: int
@@ -163,10 +163,10 @@ class Loop:
 
     def _backward(self, batch: TensorBatch, share: float) -> Tensor:
         with torch.no_grad():
-            wanted = run_module(self.views.teacher, batch.inputs)
+            wanted = run_module(self.view.teacher, batch.inputs)
         is_half = self.config.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=is_half):
-            outputs = run_module(self.views.student, batch.inputs)
+            outputs = run_module(self.view.student, batch.inputs)
         outputs = {name: output.to(wanted[name].dtype) for name, output in outputs.items()}
         loss = self.loss(outputs, wanted, batch.labels) * share
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped

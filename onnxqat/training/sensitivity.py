@@ -29,7 +29,7 @@ from onnxqat.training.setting import (
     require_same_signature,
 )
 from onnxqat.training.start import start_from_teacher
-from onnxqat.training.terms import make_loss
+from onnxqat.training.terms import Compared, make_loss
 from onnxqat.training.validation import HeldOut, Tally
 
 OnProgress = Callable[[str, int], None]
@@ -143,7 +143,7 @@ def _trial(
             data, loader, teacher, batch_size=config.batch_size, samples=config.samples
         )
         facts = held_out.observe()
-        yield _Trial(student, held_out, _Judge(facts, make_loss(chosen, facts)), config)
+        yield _Trial(student, held_out, _Judge(facts, make_loss(chosen, Compared(facts))), config)
 
 
 def scale_groups(student: OnnxModule) -> tuple[tuple[str, ...], ...]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-from types import MappingProxyType
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -14,25 +13,63 @@ from onnxqat.core.user_code import load_callable, place_of_failure
 from onnxqat.training.config import FinetuneConfig
 from onnxqat.training.losses import Facts, Loss, Outputs, cross_entropy, kl, mse, parse_terms
 
-_NONE: Facts = MappingProxyType({})
+
+@dataclass(frozen=True)
+class Compared:
+    """What the terms of a loss compare, with facts about the teacher's side of it."""
+
+    outputs: Facts
+    heads: Facts = field(default_factory=dict)
+    """What stands for the outputs in `auto`; none: the outputs themselves."""
+    features: Facts = field(default_factory=dict)
+    """Inner tensors."""
 
 
-def make_loss(config: FinetuneConfig, facts: Facts, features: Facts = _NONE) -> Loss:
+def make_loss(config: FinetuneConfig, compared: Compared) -> Loss:
     """The weighted sum of the terms in `config.loss`.
-
-    Args:
-        config: With the terms.
-        facts: About the outputs.
-        features: About the inner tensors that the term `features` compares.
 
     Raises:
         ConfigError: A term is unknown or cannot be imported.
     """
-    known = {
-        "mse": lambda: mse(facts),
-        "kl": lambda: kl(facts, temperature=config.temperature),
-        "labels": lambda: cross_entropy(facts),
-        "features": lambda: mse(features),
+    return _sum(_make_terms(config, compared))
+
+
+def make_losses(config: FinetuneConfig, compared: Compared) -> tuple[Loss, Loss]:
+    """The loss of a step, and what the best step is chosen by: the terms that look at the outputs,
+    or `auto` where there are none.
+
+    Raises:
+        ConfigError: A term is unknown or cannot be imported.
+    """
+    terms = _make_terms(config, compared)
+    judging = [term for term in terms if term.name != "features"]
+    if not judging:
+        judging = _make_terms(replace(config, loss="auto"), compared)
+    return _sum(terms), _sum(judging)
+
+
+@dataclass(frozen=True)
+class _Term:
+    name: str
+    factor: float
+    loss: Loss
+
+
+def _sum(terms: Sequence[_Term]) -> Loss:
+    def loss(student: Outputs, teacher: Outputs, labels: Tensor | None) -> Tensor:
+        first, *rest = (term.factor * term.loss(student, teacher, labels) for term in terms)
+        return sum(rest, start=first)
+
+    return loss
+
+
+def _make_terms(config: FinetuneConfig, compared: Compared) -> list[_Term]:
+    known: dict[str, Callable[[], Loss]] = {
+        "auto": lambda: mse(compared.heads or compared.outputs),
+        "mse": lambda: mse(compared.outputs),
+        "kl": lambda: kl(compared.outputs, temperature=config.temperature),
+        "labels": lambda: cross_entropy(compared.outputs),
+        "features": lambda: mse(compared.features),
     }
     terms = []
     for factor, name in parse_terms(config.loss):
@@ -42,24 +79,9 @@ def make_loss(config: FinetuneConfig, facts: Facts, features: Facts = _NONE) -> 
                 at=f"loss = '{config.loss}'",
                 fix=f"use {', '.join(known)} or module:callable, joined by +",
             )
-        terms.append((factor, known[name]() if name in known else _own(name)))
-
-    def loss(student: Outputs, teacher: Outputs, labels: Tensor | None) -> Tensor:
-        first, *rest = (factor * term(student, teacher, labels) for factor, term in terms)
-        return sum(rest, start=first)
-
-    return loss
-
-
-def make_judge(config: FinetuneConfig, facts: Facts) -> Loss:
-    """What the best step is chosen by: the terms that look at the outputs; `mse` without any."""
-    terms = [(factor, name) for factor, name in parse_terms(config.loss) if name != "features"]
-    text = "+".join(f"{factor}*{name}" for factor, name in terms) or "mse"
-    return make_loss(replace(config, loss=text), facts)
-
-
-def _own(name: str) -> Loss:
-    return users_loss(load_callable(name), name)
+        made = known[name]() if name in known else users_loss(load_callable(name), name)
+        terms.append(_Term(name, factor, made))
+    return terms
 
 
 def users_loss(function: Callable[..., Any], name: str) -> Loss:

@@ -6,6 +6,7 @@ import torch
 
 from onnxqat.core.errors import DataError
 from onnxqat.training.batches import Loader, prefetch
+from onnxqat.training.setting import choose_memory_format
 from onnxqat.training.sharding import Share
 from tests.support.students import Images
 
@@ -81,3 +82,21 @@ def test_closing_ends_the_thread() -> None:
     next(batches)
     batches.close()
     assert threading.active_count() == before
+
+
+def test_images_lie_channels_last_where_that_is_wanted_with_the_same_values() -> None:
+    shape = ("image",)
+    plain = Loader(shape, torch.device("cpu"))
+    last = Loader(shape, torch.device("cpu"), memory_format=torch.channels_last)
+    (ours,), (theirs,) = (next(loader.in_order(Images(), 8, 8)).inputs for loader in (last, plain))
+    assert torch.equal(ours, theirs)
+    assert ours.is_contiguous(memory_format=torch.channels_last)
+    assert theirs.is_contiguous()
+
+
+def test_channels_last_is_chosen_for_a_cpu_or_where_asked() -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert choose_memory_format("auto", cpu) is torch.channels_last
+    assert choose_memory_format("auto", cuda) is torch.contiguous_format
+    assert choose_memory_format("channels_last", cuda) is torch.channels_last
+    assert choose_memory_format("contiguous", cpu) is torch.contiguous_format

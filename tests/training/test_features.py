@@ -91,13 +91,14 @@ def test_compared_inner_tensors_come_nearer_than_where_only_the_outputs_are_comp
         errors = []
 
         def look(record: StepRecord) -> None:
-            errors.append(error_at(name, student, teacher))
+            if record.validation is None:  # which may put back what helps no output
+                errors.append(error_at(name, student, teacher))
 
-        config = replace(CONFIG, loss=loss, steps=steps)
+        config = replace(CONFIG, loss=loss, steps=steps, validate_every=steps)
         finetune(student, teacher, Images(), config=config, validation=HELD_OUT, on_progress=look)
         return errors[-1]
 
-    assert error_after("features") < error_after("mse") < error_after("mse", steps=1)
+    assert error_after("features") < error_after("mse") < error_after("mse", steps=2)
 
 
 def test_the_best_step_is_chosen_by_the_outputs() -> None:

@@ -14,7 +14,7 @@ from onnxqat.training.losses import (
     parse_terms,
     scores_name,
 )
-from onnxqat.training.terms import make_loss, users_loss
+from onnxqat.training.terms import Compared, make_loss, users_loss
 
 LOGITS = {"y": OutputFacts(variance=4.0, is_probability=False)}
 PROBABILITIES = {"y": OutputFacts(variance=0.25, is_probability=True)}
@@ -98,7 +98,7 @@ def test_class_scores_are_the_first_output_of_rank_two_with_classes() -> None:
 
 def test_terms_are_added_with_their_factors() -> None:
     assert parse_terms("mse + 0.1*labels") == ((1.0, "mse"), (0.1, "labels"))
-    loss = make_loss(FinetuneConfig(loss="mse+0.5*kl"), LOGITS)
+    loss = make_loss(FinetuneConfig(loss="mse+0.5*kl"), Compared(LOGITS))
     student, teacher = y([0.0, 0.0]), y([math.log(3.0), 0.0])
     expected = mse(LOGITS)(student, teacher, None)
     expected = expected + 0.5 * kl(LOGITS, temperature=1.0)(student, teacher, None)
@@ -108,21 +108,21 @@ def test_terms_are_added_with_their_factors() -> None:
 @pytest.mark.parametrize("text", ["", "mse+", "x*mse", "-1*mse", "nan*mse", "mae", "mse+mea"])
 def test_a_loss_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="loss"):
-        make_loss(FinetuneConfig(loss=text), LOGITS)
+        make_loss(FinetuneConfig(loss=text), Compared(LOGITS))
 
 
 def test_a_loss_of_the_users_own_comes_from_a_file(tmp_path) -> None:
     path = tmp_path / "mine.py"
     path.write_text("def mae(student, teacher, labels):\n"
                     "    return (student['y'] - teacher['y']).abs().mean()\n")  # fmt: skip
-    loss = make_loss(FinetuneConfig(loss=f"{path}:mae"), LOGITS)
+    loss = make_loss(FinetuneConfig(loss=f"{path}:mae"), Compared(LOGITS))
     assert float(loss(y([1.0, 2.0]), y([0.0, 0.0]), None)) == 1.5
 
 
 @pytest.mark.parametrize("name", ["math:no_such", "no_such_module:f", "no_such.py:f"])
 def test_a_loss_that_cannot_be_imported_is_named(name: str) -> None:
     with pytest.raises(ConfigError, match="no_such"):
-        make_loss(FinetuneConfig(loss=name), LOGITS)
+        make_loss(FinetuneConfig(loss=name), Compared(LOGITS))
 
 
 @pytest.mark.parametrize(
