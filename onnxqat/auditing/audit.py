@@ -18,6 +18,7 @@ from onnxqat.core.errors import ConfigError, ModelError
 from onnxqat.core.finding import Finding
 from onnxqat.graph import Graph, as_graph
 from onnxqat.graph.infer import infer_shapes
+from onnxqat.graph.passes.functions import inline_functions
 
 Model: TypeAlias = str | os.PathLike[str] | onnx.ModelProto | gs.Graph
 DEFAULTS = AuditConfig()
@@ -45,12 +46,15 @@ def audit(
 
 
 def auditable(model: Model) -> Graph:
-    """The graph of a model, with the shapes that ONNX infers.
+    """The graph of a model, with the shapes that ONNX infers; functions of its own that quantize
+    are inlined.
 
     Raises:
         ModelError: The model cannot be read, or contradicts itself.
     """
     graph = as_graph(model)
+    if _hides_quantization(graph):
+        graph = inline_functions(graph, lambda _: None)
     try:
         infer_shapes(graph)
     except onnx.shape_inference.InferenceError as error:
@@ -58,6 +62,12 @@ def auditable(model: Model) -> Graph:
             f"ONNX cannot follow the model's shapes: {error}", fix="run onnx.checker on the model"
         ) from error
     return graph
+
+
+def _hides_quantization(graph: Graph) -> bool:
+    """Whether the model's own functions hold Q/DQ, where no rule would see them."""
+    inside = (node.op_type for function in graph.shell.functions for node in function.node)
+    return any("Quantize" in op or "QLinear" in op or "Integer" in op for op in inside)
 
 
 def findings_of(

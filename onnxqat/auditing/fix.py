@@ -41,7 +41,7 @@ def fix(model: Model, *, config: AuditConfig = DEFAULTS) -> Fixed:
     repaired: list[Finding] = []
     before: tuple[list[Finding], int] = ([], 0)
     for _ in range(ROUNDS):
-        done = [finding for code in chosen(config) for finding in _repair(graph, code, config)]
+        done = _round(graph, config)
         size = sum(len(inner.nodes) for inner in all_graphs(graph))
         if not done or (done, size) == before:  # repairs that change nothing will not do so again
             break
@@ -49,11 +49,19 @@ def fix(model: Model, *, config: AuditConfig = DEFAULTS) -> Fixed:
     return Fixed(graph, tuple(dict.fromkeys(repaired)), findings_of(graph, config=config))
 
 
-def _repair(graph: Graph, code: str, config: AuditConfig) -> list[Finding]:
-    """Apply the repairs of one rule; what they mended. The graph is looked at anew each time."""
-    rule = RULES[code]
-    objections = [x for x in rule.check(Subject(graph, config)) if x.repair is not None]
-    for objection in objections:
-        assert objection.repair is not None
-        objection.repair()
-    return [rule.finding(objection) for objection in objections]
+def _round(graph: Graph, config: AuditConfig) -> list[Finding]:
+    """Apply the repairs of each rule in turn; what they mended. After a repair the graph is looked
+    at anew.
+    """
+    done: list[Finding] = []
+    subject = Subject(graph, config)
+    for code in chosen(config):
+        rule = RULES[code]
+        objections = [x for x in rule.check(subject) if x.repair is not None]
+        for objection in objections:
+            assert objection.repair is not None
+            objection.repair()
+        if objections:
+            subject = Subject(graph, config)
+        done += [rule.finding(objection) for objection in objections]
+    return done

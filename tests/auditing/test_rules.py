@@ -72,9 +72,9 @@ def transposed(axis: int) -> str:
 MEASURED = {
     *("ACC001", "ACC002", "ACC003", "CAL008", "CAL009", "CAL010"),
     *("ENG001", "ENG002", "ENG003", "ENG004", "ENG005", "ENG006", "ENG007"),
-    *("DEP001", "DEP002", "DEP003", "DEP005", "QDQ009", "QDQ017"),
+    *("DEP001", "DEP002", "DEP003", "DEP005", "QDQ009", "QDQ017", "QDQ123"),
 }
-"""Rules that have tests of their own, in test_measured.py and test_deployment.py."""
+"""Rules that have tests of their own, in test_measured.py, test_deployment.py, test_formats.py."""
 
 ONE_SCALE = {"scale": "float[1] s = {0.02}", "zero_point": "int8[1] z = {0}"}
 
@@ -260,6 +260,19 @@ BAD: dict[str, Bad] = {
             "weight_pair": "[W_DQ] wd = DequantizeLinear <axis = 1, block_size = 4> (W, ws)",
         },
     ),
+    "another scale behind than before": Bad(
+        "QDQ018",
+        "x_DQ",
+        INT8,
+        {
+            "more": "float s2 = {0.04}",
+            "data_pair": """[x_Q] xq = QuantizeLinear (x, s, z)
+                            [x_DQ] xd = DequantizeLinear (xq, s2, z)""",
+        },
+    ),
+    "FP8 data and INT8 weights": Bad(
+        "QDQ019", "conv", REFUSED, {"zero_point": "float8e4m3fn z = {0}"}
+    ),
     "INT4 activations": Bad("QDQ016", "x_Q", REFUSED, {"zero_point": "int4 z = {0}"}),
     "a Q too many": Bad(
         "QDQ120",
@@ -328,9 +341,6 @@ GOOD: dict[str, onnx.ModelProto] = {
         weight_pair="[W_DQ] wd = DequantizeLinear <axis = 0> (W, ws)",
         product="[product] y = Conv <kernel_shape = [1, 1]> (x, wd)",
     ),
-    "no Q/DQ at all": conv(
-        data_pair="", weight_pair="", product="[product] y = Conv <kernel_shape = [1, 1]> (x, W)"
-    ),
 }
 
 
@@ -374,7 +384,7 @@ def test_the_compiler_confirms_each_fault(case: str) -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize("case", sorted(set(GOOD) - {"4-bit weights alone", "no Q/DQ at all"}))
+@pytest.mark.parametrize("case", sorted(set(GOOD) - {"4-bit weights alone"}))
 def test_the_compiler_runs_the_good_graphs_in_int8(case: str) -> None:
     model = GOOD[case]
 

@@ -14,7 +14,8 @@ from tests.support.compile import needs_compiler
 from tests.support.runtime import run
 from tests.support.seeded import ARCHITECTURES, SEEDS, SOURCES, Seed, good, random_input, seed_id
 
-BEYOND_REPAIR = {"QDQ005", "QDQ011", "QDQ118", "CAL002", "CAL003", "DEP004", "DEP006"}
+BEYOND_REPAIR = {"QDQ005", "QDQ011", "QDQ018", "QDQ019", "QDQ118"}
+BEYOND_REPAIR |= {"CAL002", "CAL003", "DEP004", "DEP006"}
 """What only calibration data, another exporter or a decision of the user mends."""
 
 

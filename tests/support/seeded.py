@@ -378,6 +378,21 @@ def blocks(graph: Graph) -> str:
     return str(dequantizer.name)
 
 
+def unlike_pair(graph: Graph) -> str:
+    """A DQ has twice the scale of its Q."""
+    dequantizer = pair_of(q_of(nth(graph, "MatMul")))[1]
+    dequantizer.inputs[1] = gs.Constant("twice", np.asarray(_scale_of(dequantizer) * 2, np.float32))
+    return str(dequantizer.name)
+
+
+def unlike_sides(graph: Graph) -> str:
+    """A Conv reads FP8, and its weights are INT8."""
+    node = nth(graph, "Conv", 2)
+    write_zero_point(Subject(graph), q_of(node), np.zeros((), ml_dtypes.float8_e4m3fn))
+    _raise(graph, 19)
+    return str(node.name)
+
+
 def too_old(graph: Graph) -> str:
     """An opset without axes, and none written."""
     for node in graph.nodes:
@@ -713,6 +728,8 @@ SEEDS: Sequence[Seed] = (
     Seed("CAL007", "bert", scaled(times(30.0), op="MatMul", at=4)),
     Seed("QDQ009", "residual", half_with_float_scale),
     Seed("QDQ014", "residual", too_old),
+    Seed("QDQ018", "vit", unlike_pair),
+    Seed("QDQ019", "inception", unlike_sides),
     Seed("CAL001", "residual", scaled(lambda s: np.full_like(s, 1e-12))),
     Seed("CAL002", "unet", uncalibrated),
     Seed("CAL003", "inception", dead_channel(0.01)),

@@ -200,7 +200,7 @@ def outlier_weight_channels(subject: Subject) -> Iterator[Objection]:
     """
     for node, weights, axis in _weights(subject):
         reader = _heavy_reader(node)
-        wanted = None if reader is None else getattr(weight_granularity(*reader), "axis", None)
+        wanted = None if reader is None else _channel_axis(*reader)
         if axis is not None or wanted is None or quant_dtype(node).is_float:
             continue
         amax = _channel_amax(weights, wanted)
@@ -214,6 +214,13 @@ def outlier_weight_channels(subject: Subject) -> Iterator[Objection]:
                 fix=f"quantize per channel, along axis {wanted}",
                 repair=partial(_requantize_all, subject, node, wanted),
             )
+
+
+def _channel_axis(node: gs.Node, index: int) -> int | None:
+    """The axis of the output channels; None where there is none, or the rank is not known."""
+    if node.inputs[index].shape is None:
+        return None
+    return getattr(weight_granularity(node, index), "axis", None)
 
 
 @rule("CAL007", Severity.WARNING)

@@ -36,8 +36,9 @@ OWN_OPS = frozenset(
     {"GroupQueryAttention", "TRT_FP4DynamicQuantize", "TRT_FP4QuantizeLinear"}
     | {"TRT_FP8DequantizeLinear", "TRT_FP8QuantizeLinear", "TRT_INT4DequantizeLinear"}
     | {"TRT_INT4QuantizeLinear", "TRT_MXFP8DequantizeLinear", "TRT_MXFP8DynamicQuantize"}
+    | {"DequantizeLinear", "QuantizeLinear"}
 )
-"""Operators of other domains that the parser reads."""
+"""Operators of other domains that the parser reads; Q and DQ in ONNX Runtime's, as in ONNX's."""
 
 BATCH_AXIS = 0
 

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from numpy.typing import NDArray
 
+from onnxqat.auditing.four_bit import is_shifted, shift
 from onnxqat.auditing.registry import Objection, Repair, rule
 from onnxqat.auditing.repair import (
     can_be_symmetric,
@@ -254,12 +255,18 @@ def refused_operator(subject: Subject) -> Iterator[Objection]:
     Source: TensorRT developer guide, explicit quantization; measured.
     """
     for node in subject.nodes:
-        if node.op in REFUSED_OPS or (node.domain == "com.microsoft" and "QLinear" in node.op):
+        if is_refused(node):
             yield Objection(
                 f"TensorRT does not read {node.op}",
                 node=label(node),
                 fix="quantize the float model again in the Q/DQ format",
             )
+
+
+def is_refused(node: gs.Node) -> bool:
+    """Whether a node says INT8 in another way than Q/DQ."""
+    is_contrib = node.domain == "com.microsoft" and "QLinear" in node.op
+    return node.op in REFUSED_OPS or is_contrib
 
 
 @rule("QDQ012", Severity.ERROR)
@@ -292,7 +299,8 @@ def stored_type(subject: Subject) -> Iterator[Objection]:
     Why it matters: TensorRT reads stored weights as int8 (or int4, FP8, FP4). It refuses uint8 and
     16-bit codes, even with zero point 0. (For int32 see QDQ012.)
 
-    How to fix: store int8 codes, symmetric around 0.
+    How to fix: store int8 codes, symmetric around 0. UINT4 codes around 8 are INT4 codes around 0:
+    `--fix` stores those.
 
     Source: measured: "Found unsupported input type of UINT8".
     """
@@ -307,12 +315,18 @@ def stored_type(subject: Subject) -> Iterator[Objection]:
                 node=label(node),
                 tensor=codes.name,
                 fix="store int8 codes with zero point 0",
-                repair=symmetric_repair(subject, node) if _is_wider(codes) else None,
+                repair=symmetric_repair(subject, node)
+                if _is_wider(codes) or is_shifted(node)
+                else None,
             )
 
 
 def symmetric_repair(subject: Subject, node: gs.Node) -> Repair | None:
-    """INT8 with zero point 0 over the same range, where scale and zero point are known."""
+    """INT8 with zero point 0 over the same range, where scale and zero point are known; INT4 for
+    UINT4 weights around 8.
+    """
+    if is_shifted(node):
+        return partial(shift, subject, node)
     return partial(make_symmetric, subject, node) if can_be_symmetric(node) else None
 
 
