@@ -60,9 +60,11 @@ def test_each_initialization_stage_has_a_row_and_each_row_a_start_that_there_is(
     assert {row.start for row in rows.values()} <= {None, *rows}
 
 
-def test_stages_that_do_not_go_together_are_left_out_of_the_combination():
-    rows = {row.name: row for row in table_rows.quantized_rows(("bias_correction", "adaround"))}
-    assert rows["init"].stages == ("bias_correction",)
+def test_of_the_stages_that_round_weights_only_the_strongest_is_in_the_combination():
+    stages = ("equalize", "bias_correction", "adaround", "reconstruct")
+    rows = {row.name: row for row in table_rows.quantized_rows(stages)}
+    assert rows["init"].stages == ("equalize", "bias_correction", "reconstruct")
+    assert rows["init-adaround"].stages == ("adaround",)
 
 
 def test_what_changes_the_fp32_model_comes_before_calibration_and_stays_for_the_training():

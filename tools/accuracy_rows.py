@@ -49,9 +49,9 @@ FLOAT = "fp32"
 FORMATS = ("int8", "w4a8", "fp8", "w4a4")
 CALIBRATORS = ("max", "percentile", "entropy", "mse", "auto")
 WITH_LABELS = "mse+0.1*labels"
-TOGETHER = ("equalize", "smooth", "reconstruct", "bias_correction")
-"""The initialization stages that go together, as far as there are such, in their order: of those
-that choose how weights are rounded, the strongest."""
+ROUNDING = ("adaround", "brecq", "reconstruct")
+"""Initialization stages that choose how weights are rounded: each does over what one before did, so
+that only the last goes together with the others."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,8 @@ FLOAT_ROWS = (Row("fp32"), Row("control", start="fp32", loss=WITH_LABELS))
 
 def quantized_rows(stages: Sequence[str] = (*FLOAT_STAGES, *STAGES)) -> tuple[Row, ...]:
     """The rows of each quantized format."""
-    together = tuple(stage for stage in TOGETHER if stage in stages)
+    weaker = [stage for stage in ROUNDING if stage in stages][:-1]
+    together = tuple(stage for stage in stages if stage not in weaker)
     return (
         *(Row(f"ptq-{name}", calibrator=name) for name in CALIBRATORS),
         *(_initialized_row(f"init-{name}", (name,)) for name in stages),

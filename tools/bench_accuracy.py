@@ -158,7 +158,7 @@ class Bench:
         )
         tuned = onnxqat.finetune(student, teacher, train, config=config, validation=validation)
         best = f"best of step {tuned.best_step}"
-        return Made(onnxqat.write_back(tuned.module), len(tuned.history), (best,))
+        return Made(onnxqat.write_back(tuned.module), tuned.history[-1].step, (best,))
 
     def _to_learn_from(self, job: Job, fp32: onnxqat.Graph) -> tuple[Dataset, Dataset]:
         """What is trained on, and what chooses the best step."""

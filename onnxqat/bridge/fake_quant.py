@@ -112,6 +112,17 @@ class FakeQuantize(nn.Module):
         ratio = x / along(self.scale, self.axis, x.ndim)
         return _rounded(ratio, (self.qmin, self.qmax, self.is_float8))
 
+    @torch.no_grad()
+    def steps(self, ratio: Tensor) -> Tensor:
+        """How far the codes lie apart around ratios x / scale, within the limits.
+
+        1 of integers. Of FP8 an eighth of the power of two that is next below in magnitude.
+        """
+        if not self.is_float8:
+            return torch.ones_like(ratio)
+        _, exponent = torch.frexp(ratio.abs().clamp_min(2.0**-6))
+        return torch.exp2((exponent - 4).to(ratio.dtype))
+
     def extra_repr(self) -> str:
         """What to print."""
         grain = "per-tensor" if self.axis is None else f"per-channel axis={self.axis}"

@@ -110,7 +110,7 @@ class _Reconstruction:
         self, student: OnnxModule, examples: Sequence[Example], loss: Loss, *, error: float
     ) -> None:
         config = FinetuneConfig(
-            scales="learned" if self.scales else "frozen",
+            scales="auto" if self.scales else "frozen",
             weight_scales="frozen" if self.rounds else "auto",
         )
         targets = self._unsettled(choose_targets(student, config), student)

@@ -80,8 +80,9 @@ class _SoftWeight:
         self._weight, self._limits = weight, (quantizer.qmin, quantizer.qmax)
         self._scale = along(quantizer.scale.detach(), quantizer.axis, weight.ndim)
         position = weight.detach() / self._scale
-        self._below = position.floor().clamp(*self._limits)
-        share = (position - self._below).clamp(UNDECIDED, 1 - UNDECIDED)
+        self._step = quantizer.steps(position)
+        self._below = ((position / self._step).floor() * self._step).clamp(*self._limits)
+        share = ((position - self._below) / self._step).clamp(UNDECIDED, 1 - UNDECIDED)
         self.v = _unsquash(share).requires_grad_()
         self._hook = quantizer.register_forward_hook(self._replace)
 
@@ -89,7 +90,7 @@ class _SoftWeight:
         return self._value(_squash(self.v))
 
     def _value(self, share: Tensor) -> Tensor:
-        return (self._below + share).clamp(*self._limits) * self._scale
+        return (self._below + share * self._step).clamp(*self._limits) * self._scale
 
     def openness(self, sharpness: float) -> Tensor:
         """Between 0, all weights decided, and their number."""

@@ -265,3 +265,12 @@ def test_a_relu_taken_along_before_fp8_changes_nothing(learn: bool) -> None:
         results.append((y.detach(), leaf.grad))
     assert torch.equal(results[0][0], results[1][0])
     assert torch.equal(results[0][1], results[1][1])
+
+
+def test_steps_are_the_distances_between_neighbouring_codes() -> None:
+    every = torch.from_numpy(qdq.levels(QuantDtype.FP8)).float()
+    between = (every[1:] + every[:-1]) / 2
+    assert torch.equal(fp8_quantizer(1.0).steps(between), every.diff())
+    assert torch.equal(fp8_quantizer(1.0).steps(-between), every.diff())
+    assert fp8_quantizer(1.0).steps(torch.zeros(1)).item() == every[1]
+    assert quantizer(1.0).steps(between).unique().tolist() == [1.0]

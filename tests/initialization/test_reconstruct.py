@@ -58,6 +58,21 @@ def test_adaround_rounds_each_weight_to_the_code_below_or_above_and_changes_noth
     assert any(np.any(codes != plain[name]) for name, codes in codes_of(student).items())
 
 
+def test_adaround_rounds_fp8_weights_to_the_number_below_or_above():
+    student, teacher = student_and_teacher("fp8")
+    before = sqnr_db(student, teacher, Images(seed=7))
+    adaround(context_of(student, teacher, Images(160)))
+    assert sqnr_db(student, teacher, Images(seed=7)) > before
+    after, originals = values_of(student), values_of(teacher)
+    for name, codes in codes_of(student).items():
+        quantizer = student.quantizers[name]
+        scale = after[f"{name}_scale"].reshape(-1, *[1] * (codes.ndim - 1))
+        exact = originals[name] / scale
+        step = quantizer.steps(torch.from_numpy(exact)).numpy()
+        assert np.all(np.abs(codes - exact) < step * (1 + 1e-4))
+        assert np.allclose(after[name], codes * scale, rtol=1e-5)
+
+
 def test_brecq_trains_rounding_and_the_scales_of_activations_only():
     student, teacher = student_and_teacher("w4a8")
     before = values_of(student)
