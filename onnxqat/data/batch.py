@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
 
@@ -24,6 +24,17 @@ class Batch:
 
     def __len__(self) -> int:
         return self.samples
+
+
+@dataclass(frozen=True, eq=False)
+class OwnRows:
+    """What one of several processes reads of a batch."""
+
+    number: int
+    """Of the batch in its order, from 1."""
+    samples: int
+    """Of the whole batch."""
+    batch: Batch
 
 
 class Dataset(Protocol):
@@ -54,5 +65,23 @@ class Dataset(Protocol):
 
         Raises:
             DataError: A batch does not fit the model's inputs.
+        """
+        ...
+
+
+@runtime_checkable
+class SharedDataset(Dataset, Protocol):
+    """A dataset of which each of several processes can read its own samples, and no others."""
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether it can: a model with a fixed batch takes whole batches only."""
+        ...
+
+    def own_rows(
+        self, batch_size: int, *, seed: int, rank: int, world: int, first: int = 1
+    ) -> Iterator[OwnRows]:
+        """The rows of one process of `world` of each whole batch, from the batch `first` on; the
+        batches are those of `batches`, and a smaller one at the end is left out.
         """
         ...

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from onnxqat.core.errors import DataError
 from onnxqat.core.signature import InputSpec
-from onnxqat.data.batch import Array, Batch
+from onnxqat.data.batch import Array, Batch, OwnRows
 from onnxqat.data.config import DataConfig
 from onnxqat.data.layout import batch_layout
 from onnxqat.data.normalize import InputReader
@@ -94,6 +94,23 @@ class IndexedDataset:
             items = self._source.shuffled(items, np.random.default_rng(seed))
         parts = enumerate(self._parts(items, batch_size, samples))
         return _ahead((self._reading(number, part) for number, part in parts), self._workers)
+
+    @property
+    def has_rows(self) -> bool:
+        """See `SharedDataset`."""
+        return self._layout.fixed is None and self._source.feed_samples is None
+
+    def own_rows(
+        self, batch_size: int, *, seed: int, rank: int, world: int, first: int = 1
+    ) -> Iterator[OwnRows]:
+        """See `SharedDataset`."""
+        items = self._source.shuffled(self._items, np.random.default_rng(seed))
+        parts = [part for part in self._parts(items, batch_size, None) if len(part) == batch_size]
+        start, stop = (batch_size * r // world for r in (rank, rank + 1))
+        numbers = range(first, len(parts) + 1)
+        reads = (self._reading(n - 1, parts[n - 1][start:stop]) for n in numbers)
+        for number, batch in zip(numbers, _ahead(reads, self._workers), strict=True):
+            yield OwnRows(number, batch_size, batch)
 
     def _parts(self, items: Indices, batch_size: int, samples: int | None) -> Iterator[Indices]:
         """The items of each batch."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import queue
 import threading
 from collections.abc import Generator, Iterator, Mapping
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from onnxqat.core.errors import DataError
-from onnxqat.data import Batch, Dataset
+from onnxqat.data import Batch, Dataset, SharedDataset
 from onnxqat.training.sharding import Share
 
 T = TypeVar("T")
@@ -91,11 +92,38 @@ class Loader:
             DataError: The data has no sample.
             ConfigError: A step has too few samples, or batches, for every process to have one.
         """
-        steps = self._prepared(_epochs(data, batch_size, seed=seed, start=start), batch_size, share)
+        lazily = self._own(data, batch_size, share=share, seed=seed, start=start)
+        steps = lazily or self._prepared(
+            _epochs(data, batch_size, seed=seed, start=start), batch_size, share
+        )
         with contextlib.closing(prefetch(steps, ahead=ahead)) as prepared:
             for step in prepared:
                 parts = tuple(self._move(part) for part in step.parts)
                 yield StepData(parts, step.samples, step.after)
+
+    def _own(
+        self, data: Dataset, batch_size: int, *, share: Share, seed: int, start: Position
+    ) -> Iterator[StepData] | None:
+        """The same steps of data of which each process can read its own samples alone; None of
+        other data, and where a step takes several batches.
+        """
+        if share.world == 1 or not (isinstance(data, SharedDataset) and data.has_rows):
+            return None
+        if (data.size or 0) < batch_size or batch_size < share.world:
+            return None
+        return self._own_steps(data, batch_size, share, seed, start)
+
+    def _own_steps(
+        self, data: SharedDataset, batch_size: int, share: Share, seed: int, start: Position
+    ) -> Iterator[StepData]:
+        for epoch in itertools.count(start.epoch):
+            first = start.batches + 1 if epoch == start.epoch else 1
+            for own in data.own_rows(
+                batch_size, seed=seed + epoch, rank=share.rank, world=share.world, first=first
+            ):
+                parts = share.micro_batches(own.batch, self.sample_axes)
+                wrapped = tuple(map(self._wrap, parts))
+                yield StepData(wrapped, own.samples, Position(epoch, own.number))
 
     def _prepared(
         self, batches: Iterator[tuple[Batch, Position]], batch_size: int, share: Share

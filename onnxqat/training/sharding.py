@@ -41,6 +41,10 @@ class Share:
             return list(batches[self.rank :: self.world])
         return list(self._rows_of(whole, axes))
 
+    def micro_batches(self, own: Batch, axes: Mapping[str, int | None]) -> list[Batch]:
+        """The forward passes of what this process has read as its own share."""
+        return list(Share(micro_batch=self.micro_batch)._rows_of(own, axes))
+
     def _rows_of(self, batch: Batch, axes: Mapping[str, int | None]) -> Iterator[Batch]:
         first, last = (len(batch) * r // self.world for r in (self.rank, self.rank + 1))
         size = self.micro_batch or last - first
