@@ -238,6 +238,7 @@ def read_report(path: Path) -> Report:
         before=View("before: FP32", load(states["fp32"])) if last != "fp32" else None,
         summary=summary,
         plan=_read(path / "plan.json", QuantPlan) if mix is None else mix.plan,
+        mix=mix,
         engine=_read(path / f"{last}.engine.json", EnginePlan),
         inner_errors=_read_by_name(path / "inner_errors.json"),
         distributions=_read(path / "distributions.json", tuple[Distribution, ...]),

@@ -12,7 +12,7 @@ FLOAT = "float"
 
 
 @dataclass(frozen=True)
-class NodePrecision:
+class MixedNode:
     """One node that is not in the format of the others."""
 
     node: str
@@ -57,7 +57,7 @@ class Mix:
     """Nodes that were chosen among."""
     plan: QuantPlan
     calibration: Calibration
-    changed: tuple[NodePrecision, ...]
+    changed: tuple[MixedNode, ...]
     """The nodes that are not in the format of the others, the most sensitive first."""
     chosen: MixPoint
     points: tuple[MixPoint, ...]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from onnxqat.calibration import CalibrationConfig, calibrate
 from onnxqat.core.errors import ConfigError
-from onnxqat.core.mixed_precision import FLOAT, Mix, MixPoint, NodePrecision
+from onnxqat.core.mixed_precision import FLOAT, Mix, MixedNode, MixPoint
 from onnxqat.core.spec import QuantSpec
 from onnxqat.data import Dataset, kept_apart
 from onnxqat.graph import Graph
@@ -158,10 +158,10 @@ def _errors(
 
 def _changed(
     graph: Graph, chosen: Formats, told: Mapping[str, Told], costs: Costs
-) -> tuple[NodePrecision, ...]:
+) -> tuple[MixedNode, ...]:
     ops = {node.name: node.op for node in graph.nodes}
     found = (
-        NodePrecision(node, ops[node], name, told[node].share, costs[node, name])
+        MixedNode(node, ops[node], name, told[node].share, costs[node, name])
         for node, name in chosen.items()
     )
     return tuple(sorted(found, key=lambda one: (-one.share, one.node)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import inf
 
 import numpy as np
 import onnx
@@ -14,6 +15,7 @@ from onnxqat.core.distribution import Distribution
 from onnxqat.core.engine_plan import EngineLayer, EnginePlan, NodePrecision, TensorView
 from onnxqat.core.finding import Finding, Severity
 from onnxqat.core.interval import wilson
+from onnxqat.core.mixed_precision import Mix, MixedNode, MixPoint
 from onnxqat.core.plan import QuantPlan
 from onnxqat.core.precision import TOLD_OPS, dtype_precision
 from onnxqat.core.provenance import FileRecord, Provenance, Setting, Version
@@ -138,6 +140,7 @@ def full_report(model: onnx.ModelProto | None = None) -> Report:
         engine=engine(qdq),
         inner_errors={"ptq": comparison(fp32, best=40.0), "qat": comparison(fp32, best=45.0)},
         distributions=tuple(distribution(name) for name in activations),
+        mix=mix(plan, "/block/Conv"),
         history=history(),
         findings=findings(qdq),
         provenance=Provenance(
@@ -145,6 +148,33 @@ def full_report(model: onnx.ModelProto | None = None) -> Report:
             versions=(Version("onnxqat", "0.1.0"), Version("onnx", "1.23.2")),
             settings=(Setting("finetune.steps", "200"),),
         ),
+    )
+
+
+def mix(plan: QuantPlan, node: str) -> Mix:
+    """A budget that left this node in float."""
+    points = tuple(
+        MixPoint(
+            quantized=quantized,
+            float_nodes=nodes,
+            wider_nodes=0,
+            sqnr_db=sqnr_db,
+            agreement=1.0,
+            metric_drop=None,
+            is_within_budget=sqnr_db >= 20,
+        )
+        for quantized, nodes, sqnr_db in ((0.0, 3, inf), (0.875, 1, 21.5), (1.0, 0, 13.25))
+    )
+    return Mix(
+        budget="20 dB",
+        cost="bytes",
+        samples=32,
+        nodes=3,
+        plan=plan,
+        calibration=Calibration(),
+        changed=(MixedNode(node, "Conv", "float", 0.4375, 0.125),),
+        chosen=points[1],
+        points=points,
     )
 
 
@@ -218,6 +248,7 @@ def hostile_report() -> Report:
         subject=View("after: QAT", qdq),
         before=View("before: FP32", fp32),
         plan=plan,
+        mix=mix(plan, HOSTILE),
         engine=engine(qdq),
         inner_errors={"qat": comparison(fp32, best=40.0)},
         distributions=(distribution(HOSTILE),),

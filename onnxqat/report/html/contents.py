@@ -9,6 +9,7 @@ from onnxqat.core.comparison import Comparison
 from onnxqat.core.distribution import Distribution
 from onnxqat.core.engine_plan import EnginePlan
 from onnxqat.core.finding import Finding
+from onnxqat.core.mixed_precision import Mix
 from onnxqat.core.plan import QuantPlan
 from onnxqat.core.provenance import Provenance
 from onnxqat.core.summary import Summary
@@ -43,6 +44,8 @@ class Report:
     """Tensor by tensor, by model; the one that the page is about comes last."""
     distributions: tuple[Distribution, ...] | None = None
     """Noisiest first."""
+    mix: Mix | None = None
+    """How the plan came about, where a budget of mixed precision made it."""
     history: tuple[StepRecord, ...] = ()
     findings: tuple[Finding, ...] | None = None
     """None where nothing was audited."""

@@ -16,6 +16,7 @@ from xml.etree import ElementTree  # what it parses, matplotlib has just written
 import numpy as np
 
 from onnxqat.core.distribution import Distribution
+from onnxqat.core.mixed_precision import Mix
 from onnxqat.core.training_record import StepRecord, Validation
 
 if TYPE_CHECKING:
@@ -128,6 +129,25 @@ def sqnr_curve(history: Sequence[StepRecord], *, key: str) -> str:
     return _figure(draw, key=key, label="SQNR on held-out samples by step", size=(4.9, 2.6))
 
 
+def mix_curve(mix: Mix, *, key: str) -> str:
+    """What each plan that was tried keeps of the outputs, by what it quantizes."""
+    tried = [(100 * p.quantized, p.sqnr_db) for p in mix.points if isfinite(p.sqnr_db)]
+    chosen = (100 * mix.chosen.quantized, mix.chosen.sqnr_db)
+
+    def draw(axes: Axes) -> None:
+        style: Any = {"linestyle": "none", "marker": "o"}
+        if tried:
+            axes.plot(*zip(*tried, strict=True), color=FIRST, markersize=4, label="tried", **style)
+        if isfinite(chosen[1]):
+            axes.plot(*chosen, color=SECOND, markersize=9, fillstyle="none", label="kept", **style)
+        axes.set_xlabel(f"quantized, % of the {mix.cost}")
+        axes.set_ylabel("SQNR, dB")
+        if axes.has_data():
+            axes.legend(frameon=False, labelcolor=MUTED)
+
+    return _figure(draw, key=key, label="SQNR by the share that is quantized", size=(4.9, 2.6))
+
+
 Points = Sequence[tuple[int, float]]
 
 
@@ -209,7 +229,8 @@ def _inlined(text: str, *, key: str, label: str) -> str:
     svg = ElementTree.tostring(root, encoding="unicode")
     for stand_in, colour in _IN_PAGE.items():
         svg = svg.replace(stand_in, colour)
-    return re.sub(r"font: [^;\"]*?(\d+)px[^;\"]*", r"font-size: \1px", svg)
+    svg = re.sub(r"font: [^;\"]*?(\d+)px[^;\"]*", r"font-size: \1px", svg)
+    return re.sub(r"font-family: [^;\"]*;? ?", "", svg)  # as newer matplotlibs write it
 
 
 def _rename_ids(root: Any, key: str) -> None:

@@ -79,6 +79,7 @@ def render(report: Report) -> str:
         histograms=tuple(_histograms(report)),
         weights=tuple(_weights(report)),
         curves=tuple(_curves(report)),
+        mix_curve=_mix_curve(report),
         undrawable=None if figures.can_draw() else figures.WITHOUT_MATPLOTLIB,
         passage_words=_PASSAGES,
         rows_at_once=ROWS_AT_ONCE,
@@ -109,6 +110,12 @@ def _curves(report: Report) -> Iterator[Drawn]:
     if report.history and figures.can_draw():
         yield Drawn(Markup(figures.loss_curve(report.history, key="loss")))  # noqa: S704
         yield Drawn(Markup(figures.sqnr_curve(report.history, key="sqnr")))  # noqa: S704
+
+
+def _mix_curve(report: Report) -> Markup:
+    if report.mix is None or not figures.can_draw():
+        return Markup("")
+    return Markup(figures.mix_curve(report.mix, key="mix"))  # noqa: S704 # no text of the model's
 
 
 def _integrity(script: str) -> str:

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from onnxqat.report.html.figures import can_draw, histogram, loss_curve, sqnr_curve
-from tests.support.reports import distribution, history
+from onnxqat.core.plan import QuantPlan
+from onnxqat.report.html.figures import can_draw, histogram, loss_curve, mix_curve, sqnr_curve
+from tests.support.reports import distribution, history, mix
 
 pytestmark = pytest.mark.skipif(not can_draw(), reason="matplotlib is not installed")
 
@@ -48,3 +49,18 @@ def test_steps_without_any_validation_are_drawn():
     bare = tuple(replace(record, validation=None) for record in history())
     assert "<svg" in loss_curve(bare, key="a")
     assert "<svg" in sqnr_curve(bare, key="b")
+
+
+def test_plans_without_any_error_are_left_out_of_the_curve():
+    found = mix(QuantPlan(), "node")
+    svg = mix_curve(found, key="m")
+    assert "SQNR, dB" in svg
+    assert "inf" not in svg
+    only = replace(found, points=found.points[:1], chosen=found.points[0])
+    assert "<svg" in mix_curve(only, key="m")
+
+
+def test_text_is_in_the_page_s_type():
+    for svg in (histogram(distribution("t"), key="a"), loss_curve(history(), key="b")):
+        assert "<text" in svg
+        assert "font-family" not in svg

@@ -30,7 +30,7 @@ def test_the_same_report_gives_the_same_bytes(full):
 
 def test_every_section_is_there_and_reached_from_the_top(full):
     assert sections(full) == [
-        "summary", "map", "layers", "quantizers", "training", "findings", "provenance",
+        "summary", "map", "layers", "quantizers", "mix", "training", "findings", "provenance",
     ]  # fmt: skip
     assert re.findall(r'<a href="#(\w+)">', full) == sections(full)
 
@@ -40,6 +40,14 @@ def test_what_was_not_measured_is_left_out_or_said():
     assert sections(page) == ["map", "layers", "findings"]
     assert "was not audited" in page
     assert "Nothing was compiled" in page
+
+
+def test_what_a_budget_left_in_float_is_told_with_its_curve(full):
+    section = full.partition('<section id="mix"')[2].partition("</section>")[0]
+    assert "The budget is 20 dB" in section
+    assert "87.5 % of the bytes" in section
+    assert re.search(r"<td>/block/Conv</td>.*<td>float</td>.*43.8 %.*12.5 %", section)
+    assert ("<svg" in section) == figures.can_draw()
 
 
 def test_a_node_without_a_measured_error_has_a_dash():
