@@ -31,6 +31,8 @@ from onnxqat.graph.query import nodes_by_name
 PLAN_KEY = "onnxqat.plan"
 CALIBRATION_KEY = "onnxqat.calibration"
 """Keys of the model's metadata under which the plan and the calibration lie as JSON."""
+INITIALIZATION_KEY = "onnxqat.initialization"
+"""Under this key lie the names of the initialization stages that were kept, by commas."""
 
 
 def insert(graph: Graph, plan: QuantPlan, calibration: Calibration) -> Graph:

@@ -3,7 +3,15 @@
 from onnxqat.initialization.config import InitializationConfig
 from onnxqat.initialization.context import Context, Stage
 from onnxqat.initialization.equalize import equalize
-from onnxqat.initialization.initialize import initialize
+from onnxqat.initialization.initialize import initialize, written_back
 from onnxqat.initialization.stages import STAGES
 
-__all__ = ["STAGES", "Context", "InitializationConfig", "Stage", "equalize", "initialize"]
+__all__ = [
+    "STAGES",
+    "Context",
+    "InitializationConfig",
+    "Stage",
+    "equalize",
+    "initialize",
+    "written_back",
+]

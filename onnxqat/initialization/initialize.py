@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from onnxqat.bridge import OnnxModule
+from onnxqat.bridge import OnnxModule, write_back
 from onnxqat.core.errors import ConfigError
 from onnxqat.core.stage_gain import StageGain
 from onnxqat.data import Dataset, kept_apart
 from onnxqat.data.layout import batch_layout
-from onnxqat.graph import input_specs
+from onnxqat.graph import Graph, input_specs
+from onnxqat.graph.insert import INITIALIZATION_KEY
 from onnxqat.initialization.config import InitializationConfig
 from onnxqat.initialization.context import Context, ignore
 from onnxqat.initialization.stages import STAGES
@@ -83,6 +84,16 @@ def initialize(
         held_out = HeldOut(judge, loader, teacher, batch_size=size, samples=samples)
         context = Context(student, teacher, batches, config)
         return tuple(_run(context, _ratio(held_out, student), on_stage or ignore))
+
+
+def written_back(student: OnnxModule, gains: Sequence[StageGain]) -> Graph:
+    """The student's graph with its values, and in its metadata the stages that were kept."""
+    graph = write_back(student)
+    before = graph.metadata.get(INITIALIZATION_KEY)
+    kept = [*([before] if before else []), *(gain.stage for gain in gains if gain.kept)]
+    if kept:
+        graph.metadata[INITIALIZATION_KEY] = ",".join(kept)
+    return graph
 
 
 def _run(context: Context, ratio: Callable[[], float], on_stage: OnStage) -> Iterator[StageGain]:

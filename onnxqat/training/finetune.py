@@ -22,7 +22,7 @@ from onnxqat.training.config import FinetuneConfig
 from onnxqat.training.distributed import Processes, processes
 from onnxqat.training.identity import Identity, identity
 from onnxqat.training.loop import Loop
-from onnxqat.training.optimizer import choose_rates, make_optimizer
+from onnxqat.training.optimizer import choose_rates, is_rebuilt, make_optimizer
 from onnxqat.training.oscillation import make_damping, make_freezing
 from onnxqat.training.parameters import Coordinates
 from onnxqat.training.record import Finetuned, OnProgress
@@ -202,7 +202,7 @@ def _prepare(
     start_from_teacher(student, teacher)
     targets = choose_targets(student, config, selection)
     coordinates = Coordinates(targets.trained)
-    rates = choose_rates(config, bits=weight_bits(student))
+    rates = choose_rates(config, bits=weight_bits(student), rebuilt=is_rebuilt(student.graph))
     return Loop(
         student=student,
         teacher=teacher,

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
 
+from onnxqat.graph import Graph
+from onnxqat.graph.insert import INITIALIZATION_KEY
 from onnxqat.training.config import FinetuneConfig
 from onnxqat.training.parameters import Coordinates, Kind
 
@@ -43,14 +45,27 @@ that move as far as those around 4-bit weights need to cost MobileNet v1 3 dB be
 ones that hardly move cost ResNet-20 a third of a dB."""
 
 
-def choose_rates(config: FinetuneConfig, *, bits: int = 8) -> Rates:
+REBUILT = Rates(weight=2e-3, bias=1.2e-4, scale=2e-3, weight_scale=2e-4)
+"""For a model that an initialization stage has trained: it is near its best, and what moves as far
+as above leaves it before it comes back (ResNet-20 with 4-bit weights)."""
+REBUILDING = frozenset({"adaround", "brecq", "reconstruct"})
+"""Those stages."""
+
+
+def is_rebuilt(graph: Graph) -> bool:
+    """Whether such a stage was kept, by the file's metadata."""
+    return not REBUILDING.isdisjoint(graph.metadata.get(INITIALIZATION_KEY, "").split(","))
+
+
+def choose_rates(config: FinetuneConfig, *, bits: int = 8, rebuilt: bool = False) -> Rates:
     """The user's rates, and recommended ones for what the user left open.
 
     Args:
         config: The user's choice.
         bits: Of the student's coarsest weights.
+        rebuilt: Whether the student was trained part after part before.
     """
-    rates = RECOMMENDED[4 if bits <= MOST_OF_FEW_BITS else 8]
+    rates = REBUILT if rebuilt else RECOMMENDED[4 if bits <= MOST_OF_FEW_BITS else 8]
     lr = rates.weight if config.lr is None else config.lr
     bias = rates.bias * lr / rates.weight if config.bias_lr is None else config.bias_lr
     scale = rates.scale * lr / rates.weight if config.scale_lr is None else config.scale_lr

@@ -10,9 +10,11 @@ from onnx import numpy_helper
 
 from onnxqat.bridge import to_torch, write_back
 from onnxqat.core.errors import ConfigError, TrainingError
+from onnxqat.core.stage_gain import StageGain
 from onnxqat.graph import save, structural_diff
+from onnxqat.initialization import written_back
 from onnxqat.training import FinetuneConfig, StepRecord, finetune
-from onnxqat.training.optimizer import RECOMMENDED, choose_rates
+from onnxqat.training.optimizer import REBUILT, RECOMMENDED, choose_rates, is_rebuilt
 from onnxqat.training.targets import choose_targets, weight_bits
 from tests.support.onnx_text import model_of
 from tests.support.students import Images, sqnr_db, student_and_teacher, values_of
@@ -266,6 +268,15 @@ def test_the_rates_are_those_recommended_for_the_bits_of_the_weights(format_name
     student, _ = student_and_teacher(format_name)
     assert weight_bits(student) == bits
     assert choose_rates(FinetuneConfig(), bits=weight_bits(student)) == RECOMMENDED[bits]
+
+
+def test_a_model_that_a_stage_has_trained_moves_less() -> None:
+    student, _ = student_and_teacher("w4a8")
+    gains = [StageGain("brecq", 10.0, 20.0, kept=True, seconds=1.0)]
+    assert not is_rebuilt(written_back(student, [replace(gains[0], kept=False)]))
+    assert is_rebuilt(written_back(student, gains))
+    rates = choose_rates(FinetuneConfig(), bits=4, rebuilt=True)
+    assert (rates.weight, rates.scale) == (REBUILT.weight, REBUILT.scale)
 
 
 def test_a_rate_of_the_users_moves_the_others_in_the_recommended_ratio() -> None:
