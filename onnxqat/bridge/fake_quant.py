@@ -287,9 +287,9 @@ class _Learned(torch.autograd.Function):
         # Inside: q - x / scale = (y - x) / scale; outside: q = y / scale. The difference is taken
         # before the sum: sums of grad * y and grad * x would cancel to noise.
         room = _passed(x, x, shaped, ctx.passing)
-        slope = torch.sub(y, room, out=room)
+        slope = room.sub_(y)  # negated, which lets it be in place
         total = _sum_of_products(grad, slope, ctx.axis).reshape(scale.shape)
-        grad_scale = total / (scale * (ctx.features * ctx.reach) ** 0.5)
+        grad_scale = -total / (scale * (ctx.features * ctx.reach) ** 0.5)
         grad_x = _passed(grad, x, shaped, ctx.passing) if ctx.needs_input_grad[0] else None
         return grad_x, grad_scale, None, None, None, None, None
 

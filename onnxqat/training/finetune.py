@@ -18,6 +18,7 @@ from onnxqat.data.layout import batch_layout
 from onnxqat.graph import input_specs
 from onnxqat.training.batches import Loader
 from onnxqat.training.checkpoint import Checkpoint
+from onnxqat.training.compiled import Compiled, require_compiler
 from onnxqat.training.config import FinetuneConfig
 from onnxqat.training.distributed import Processes, processes
 from onnxqat.training.identity import Identity, identity
@@ -96,6 +97,8 @@ def finetune(
     )
     cudnn = torch.backends.cudnn.flags(deterministic=True, benchmark=False)
     with on_device(device, student, teacher), on_threads(config.threads), cudnn:
+        if config.compile:
+            require_compiler(device)
         student.saves_memory = config.save_memory
         views = make_views(student, teacher, config)
         held_out = HeldOut(
@@ -207,6 +210,7 @@ def _prepare(
         student=student,
         teacher=teacher,
         view=views.step,
+        runs=Compiled(views.step.student) if config.compile else views.step.student,
         config=config,
         steps=steps,
         targets=targets,

@@ -20,7 +20,7 @@ Identity = dict[str, str]
 FREE = frozenset(
     {
         "device", "threads", "workers", "micro_batch", "checkpoint_minutes", "checkpoint_steps",
-        "memory_format", "patience", "save_memory", "tensorboard",
+        "compile",        "memory_format", "patience", "save_memory", "tensorboard",
     }
 )  # fmt: skip
 """Settings that may change when a run is resumed: they say how and how long, not what is learned.

@@ -16,6 +16,7 @@ from onnxqat.bridge import OnnxModule
 from onnxqat.training.average import Average
 from onnxqat.training.batches import BEGINNING, Position, StepData, TensorBatch
 from onnxqat.training.checkpoint import Checkpoint
+from onnxqat.training.compiled import Compiled
 from onnxqat.training.config import FinetuneConfig
 from onnxqat.training.distributed import Processes
 from onnxqat.training.interrupt import Interrupt, heeded
@@ -51,6 +52,8 @@ class Loop:
     teacher: OnnxModule
     view: View
     """The two as the steps run them."""
+    runs: OnnxModule | Compiled
+    """The view's student, compiled if that is wanted."""
     config: FinetuneConfig
     steps: int
     targets: Targets
@@ -166,7 +169,7 @@ class Loop:
             wanted = run_module(self.view.teacher, batch.inputs)
         is_half = self.config.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=is_half):
-            outputs = run_module(self.view.student, batch.inputs)
+            outputs = run_module(self.runs, batch.inputs)
         outputs = {name: output.to(wanted[name].dtype) for name, output in outputs.items()}
         loss = self.loss(outputs, wanted, batch.labels) * share
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
