@@ -13,7 +13,10 @@ plain rules. It does not know what the network makes of an error, though:
 
 Measured against `mse` on unseen data: +10 dB on a transformer (KWT-1), +1 to +3 dB on SqueezeNet's
 logits, FastestDet, Silero VAD and small CNNs, nothing lost on others. Looking for tensors that make
-less of the error, or trying more ranges on more samples, gained nothing further.
+less of the error, or trying more ranges on more samples, gained nothing further. Nor is a range by
+the error in the products that read the tensor worth a method of its own: in place of this one it
+gave 28.7 instead of 29.1 dB on ResNet-20, and 17.0 instead of 26.9 dB on KWT-1 (`mse`: 29.1 and
+15.2), for it knows no more than `mse` of what attention and normalization make of an error.
 """
 
 from __future__ import annotations
