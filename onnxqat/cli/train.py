@@ -120,7 +120,7 @@ def initialize(
     ] = None,
     samples: Annotated[
         int, Parameter(name="--samples", help="How many samples to learn from, drawn by the seed.")
-    ] = 512,
+    ] = 1024,
     iterations: Annotated[
         int, Parameter(name="--iterations", help="Steps for each layer or block that is trained.")
     ] = 300,

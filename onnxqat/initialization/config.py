@@ -17,7 +17,7 @@ class InitializationConfig:
 
     stages: tuple[str, ...] = ()
     """Names in `FLOAT_STAGES`, then in `STAGES`. One of the latter may come twice."""
-    samples: int = 512
+    samples: int = 1024
     """Samples that the stages see, drawn by the seed; a quarter of them only judges the stages
     where no samples of their own are given for that."""
     batch_size: int = 32

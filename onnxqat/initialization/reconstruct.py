@@ -38,12 +38,10 @@ CACHE_BYTES = 2**30
 each sample has thousands of positions to learn from."""
 COPIES = 3
 """Of the activations at a cut: both networks', and what the part is to answer."""
-JUDGING = 8
-"""Every so many-th batch judges a part, and is not learned from."""
 WARMUP = 0.05
 """Share of the steps in which the rates rise."""
 
-RATES = Rates(weight=1e-2, bias=1e-3, scale=2e-3, weight_scale=5e-4)
+RATES = Rates(weight=1e-2, bias=1e-3, scale=5e-3, weight_scale=5e-4)
 """Few steps for each part want longer ones; scales that move far spoil small parts."""
 
 Example = tuple[Values, Values]
@@ -99,10 +97,10 @@ class _Reconstruction:
         if not facts:
             return
         loss = mse(facts)
-        learn, judge = _apart(list(zip(stream.student, wanted, strict=True)))
-        before = _error(student, judge, loss)
-        self._train(student, learn, loss, error=before)
-        if _error(student, judge, loss) < before:
+        examples = list(zip(stream.student, wanted, strict=True))
+        before = _error(student, examples, loss)
+        self._train(student, examples, loss, error=before)
+        if _error(student, examples, loss) < before:
             copy_values(student, self.context.student)
         self.settled.update(parameters_by_name(student))
 
@@ -178,13 +176,6 @@ def _begin(context: Context, parts: Sequence[Part]) -> Stream:
         first = first.at(part.ends[0], context.student, context.teacher)
         widest = max(widest, first.teacher[0][part.ends[0]].nbytes)
     return stream.first(max(2, CACHE_BYTES // max(COPIES * widest, 1)))
-
-
-def _apart(examples: Sequence[Example]) -> tuple[Sequence[Example], Sequence[Example]]:
-    """To learn from, and to judge by; the same where there are too few for both."""
-    if len(examples) < JUDGING:
-        return examples, examples
-    return [e for i, e in enumerate(examples) if i % JUDGING], examples[::JUDGING]
 
 
 @torch.no_grad()

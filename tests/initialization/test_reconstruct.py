@@ -39,7 +39,7 @@ def codes_of(student) -> dict[str, np.ndarray]:
 def test_the_outputs_come_nearer_on_samples_that_were_not_seen(stage):
     student, teacher = student_and_teacher("w4a8")
     before = sqnr_db(student, teacher, Images(seed=7))
-    stage(context_of(student, teacher, Images(160)))
+    stage(context_of(student, teacher, Images(160), iterations=300))
     assert sqnr_db(student, teacher, Images(seed=7)) > before + 1
 
 
