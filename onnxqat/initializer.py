@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from onnxqat.bridge import to_torch
+from onnxqat.bridge import to_torch, write_back
 from onnxqat.core.stage_gain import StageGain
 from onnxqat.data import Dataset
 from onnxqat.graph import Change, Graph
-from onnxqat.initialization import equalize, initialize, written_back
+from onnxqat.initialization import equalize, initialize
 from onnxqat.recipe import Recipe
 from onnxqat.run_folder import RunFolder
 from onnxqat.stage_keys import stage_key
@@ -75,7 +75,7 @@ def initialized(
         validation=validation,
         on_stage=on_gain,
     )
-    made = written_back(student, gains)
+    made = write_back(student)
     folder.save_initialization(made, gains)
     folder.mark_done(STAGE, key)
     return Initialized(made, gains)

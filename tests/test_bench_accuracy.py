@@ -60,22 +60,20 @@ def test_each_initialization_stage_has_a_row_and_each_row_a_start_that_there_is(
     assert {row.start for row in rows.values()} <= {None, *rows}
 
 
-def test_of_the_stages_that_round_weights_only_the_strongest_is_in_the_combination():
-    stages = ("equalize", "bias_correction", "adaround", "reconstruct")
-    rows = {row.name: row for row in table_rows.quantized_rows(stages)}
-    assert rows["init"].stages == ("equalize", "bias_correction", "reconstruct")
+def test_each_stage_has_a_row_and_those_that_gain_together_have_one():
+    rows = {row.name: row for row in table_rows.quantized_rows(("equalize", "adaround"))}
+    assert rows["init"].stages == table_rows.TOGETHER
     assert rows["init-adaround"].stages == ("adaround",)
+    assert set(table_rows.TOGETHER) <= set(STAGES)
 
 
-def test_what_changes_the_fp32_model_comes_before_calibration_and_stays_for_the_training():
-    together = table_rows.quantized_rows(("equalize", "reconstruct"))
-    row = next(row for row in together if row.name == "init")
+def test_what_changes_the_fp32_model_comes_before_calibration():
+    rows = {row.name: row for row in table_rows.quantized_rows(("equalize", "adaround"))}
+    row, after = rows["init-equalize"], rows["init-adaround"]
     assert (row.start, row.calibrator) == (None, "auto")
-    assert (row.float_stages, row.qdq_stages) == (("equalize",), ("reconstruct",))
-    after = next(row for row in together if row.name == "init-reconstruct")
+    assert (row.float_stages, row.qdq_stages) == (("equalize",), ())
     assert (after.start, after.calibrator) == ("ptq-auto", None)
-    assert job(row="init+qat").float_stages == FLOAT_STAGES
-    assert job(row="qat").float_stages == ()
+    assert job(row="init+qat").float_stages == ()
 
 
 def test_a_bar_is_met_by_one_row_that_reaches_all_of_it():
@@ -119,8 +117,7 @@ def test_a_result_is_kept_for_the_settings_that_it_comes_from(tmp_path):
 def test_a_row_is_made_anew_where_its_start_has_other_settings(monkeypatch):
     store = table_rows.Store(Path(), threads=1)
     before = store.key(job(row="init+qat"))
-    rows = table_rows.quantized_rows(("bias_correction", "reconstruct"))
-    monkeypatch.setattr(table_rows, "quantized_rows", lambda: rows)
+    monkeypatch.setattr(table_rows, "TOGETHER", ("bias_correction",))
     assert store.key(job(row="init+qat")) != before
 
 

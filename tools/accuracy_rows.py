@@ -49,9 +49,12 @@ FLOAT = "fp32"
 FORMATS = ("int8", "w4a8", "fp8", "w4a4")
 CALIBRATORS = ("max", "percentile", "entropy", "mse", "auto")
 WITH_LABELS = "mse+0.1*labels"
-ROUNDING = ("adaround", "brecq", "reconstruct")
-"""Initialization stages that choose how weights are rounded: each does over what one before did, so
-that only the last goes together with the others."""
+TOGETHER = ("reconstruct", "adaround", "bias_correction")
+"""Initialization stages of the row `init`, which gain one after the other on validation samples:
+blocks first, then the rounding that the straight-through estimator leaves, then the biases. What
+does not gain on a model is undone."""
+SAMPLES = 2048
+"""Of those that are trained on, for initialization, as far as there are so many."""
 
 
 @dataclass(frozen=True)
@@ -83,12 +86,10 @@ FLOAT_ROWS = (Row("fp32"), Row("control", start="fp32", loss=WITH_LABELS))
 
 def quantized_rows(stages: Sequence[str] = (*FLOAT_STAGES, *STAGES)) -> tuple[Row, ...]:
     """The rows of each quantized format."""
-    weaker = [stage for stage in ROUNDING if stage in stages][:-1]
-    together = tuple(stage for stage in stages if stage not in weaker)
     return (
         *(Row(f"ptq-{name}", calibrator=name) for name in CALIBRATORS),
         *(_initialized_row(f"init-{name}", (name,)) for name in stages),
-        _initialized_row("init", together),
+        _initialized_row("init", TOGETHER),
         Row("qat", start="ptq-auto", loss="mse"),
         Row("init+qat", start="init", loss="mse"),
         Row("qat-labels", start="ptq-auto", loss=WITH_LABELS),
@@ -229,6 +230,7 @@ class Store:
             "steps": job.steps,
             "batch_size": recipe.finetune.batch_size,
             "threads": self._threads,
+            "initialization_samples": SAMPLES if job.row.qdq_stages else 0,
             "start": None if start is None else self.key(start),
         }
 

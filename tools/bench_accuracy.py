@@ -7,7 +7,7 @@
     control         FP32 after the training of `qat-labels`: what more training alone does
     ptq-METHOD      post-training quantization by each calibrator
     init-STAGE      `ptq-auto`, then one initialization stage
-    init            `ptq-auto`, then the stages that go together
+    init            `ptq-auto`, then `reconstruct`, `adaround` and `bias_correction`
     qat             `ptq-auto`, then training without labels
     init+qat        `init`, then training without labels
     qat-labels      `ptq-auto`, then training with labels beside the FP32 outputs
@@ -42,7 +42,7 @@ from math import isfinite
 from pathlib import Path
 
 from accuracy_bars import Table, verdicts
-from accuracy_rows import FLOAT, FORMATS, MODELS, TOOLS, Job, Result, Store, jobs
+from accuracy_rows import FLOAT, FORMATS, MODELS, SAMPLES, TOOLS, Job, Result, Store, jobs
 
 import onnxqat
 from onnxqat.calibration import CalibrationConfig
@@ -138,6 +138,7 @@ class Bench:
         train, validation = self._to_learn_from(job, models[1])
         config = InitializationConfig(
             stages=job.row.qdq_stages,
+            samples=SAMPLES,
             batch_size=job.model.recipe.finetune.batch_size,
             threads=self._threads,
         )

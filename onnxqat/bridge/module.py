@@ -63,6 +63,7 @@ class OnnxModule(nn.Module):
         saves_memory: Whether the backward pass computes again what fake quantizers gave, to the
             bit, instead of keeping it: half the memory of a step for some 6 % of its time. Not for
             use within `torch.func` and `torch.compile`, which do not allow it.
+        notes: What stages did, by key: `write_back` adds it to the file's metadata.
         findings: Nodes that do not run or learn as one would expect: frozen ones, and Q/DQ pairs
             that are no fake quantizers.
     """
@@ -71,6 +72,7 @@ class OnnxModule(nn.Module):
         super().__init__()
         self._graph = _Shared(graph.copy())
         self.fallback = fallback
+        self.notes: dict[str, str] = {}
         self.input_names = tuple(tensor.name for tensor in self.graph.inputs)
         self.output_names = tuple(tensor.name for tensor in self.graph.outputs)
         lowered = lower(self.graph, fallback)

@@ -19,10 +19,12 @@ from onnxqat.graph import Graph
 def write_back(module: OnnxModule) -> Graph:
     """The module's graph with the module's values: weights, scales, codes in the source's types.
 
-    Names, order, opset and metadata are the source's. What was not trained keeps its bits, so that
-    `write_back(to_torch(g)) == g`.
+    Names, order and opset are the source's, and so is the metadata but for the module's notes. What
+    was not trained keeps its bits, so that `write_back(to_torch(g)) == g`.
     """
-    return with_values(module.graph, list(_changes(module)))
+    graph = with_values(module.graph, list(_changes(module)))
+    graph.metadata.update(module.notes)
+    return graph
 
 
 def _changes(module: OnnxModule) -> Iterator[tuple[Source, NDArray[Any]]]:

@@ -146,9 +146,9 @@ def initialize(
     Args:
         qdq: The Q/DQ ONNX file, of `onnxqat quantize` or of another tool.
     """
-    from onnxqat.bridge import to_torch
+    from onnxqat.bridge import to_torch, write_back
     from onnxqat.graph import load, prepare, save
-    from onnxqat.initialization import InitializationConfig, written_back
+    from onnxqat.initialization import InitializationConfig
     from onnxqat.initialization import initialize as initialize_stage
     from onnxqat.report.console import stages_table
 
@@ -174,7 +174,7 @@ def initialize(
         validation=_opened(validation, student) if validation is not None else None,
         on_stage=show.stage_gain,
     )
-    save(written_back(module, gains), output)
+    save(write_back(module), output)
     show.result(gains, as_json=json, table=stages_table(gains))
     return 0
 

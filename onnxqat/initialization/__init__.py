@@ -3,7 +3,7 @@
 from onnxqat.initialization.config import InitializationConfig
 from onnxqat.initialization.context import Context, Stage
 from onnxqat.initialization.equalize import equalize
-from onnxqat.initialization.initialize import initialize, written_back
+from onnxqat.initialization.initialize import initialize
 from onnxqat.initialization.stages import STAGES
 
 __all__ = [
@@ -13,5 +13,4 @@ __all__ = [
     "Stage",
     "equalize",
     "initialize",
-    "written_back",
 ]

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from onnxqat.bridge import OnnxModule, write_back
+from onnxqat.bridge import OnnxModule
 from onnxqat.core.errors import ConfigError
 from onnxqat.core.stage_gain import StageGain
 from onnxqat.data import Dataset, kept_apart
 from onnxqat.data.layout import batch_layout
-from onnxqat.graph import Graph, input_specs
+from onnxqat.graph import input_specs
 from onnxqat.graph.insert import INITIALIZATION_KEY
 from onnxqat.initialization.config import InitializationConfig
 from onnxqat.initialization.context import Context, ignore
@@ -86,16 +86,6 @@ def initialize(
         return tuple(_run(context, _ratio(held_out, student), on_stage or ignore))
 
 
-def written_back(student: OnnxModule, gains: Sequence[StageGain]) -> Graph:
-    """The student's graph with its values, and in its metadata the stages that were kept."""
-    graph = write_back(student)
-    before = graph.metadata.get(INITIALIZATION_KEY)
-    kept = [*([before] if before else []), *(gain.stage for gain in gains if gain.kept)]
-    if kept:
-        graph.metadata[INITIALIZATION_KEY] = ",".join(kept)
-    return graph
-
-
 def _run(context: Context, ratio: Callable[[], float], on_stage: OnStage) -> Iterator[StageGain]:
     before = ratio()
     for name in context.config.stages:
@@ -111,8 +101,15 @@ def _run(context: Context, ratio: Callable[[], float], on_stage: OnStage) -> Ite
         yield gain
         if is_better:
             before = after
+            _note(context.student, name)
         else:
             _put_back(context.student, state)
+
+
+def _note(student: OnnxModule, stage: str) -> None:
+    """Let the file say that a stage was kept."""
+    known = {**student.graph.metadata, **student.notes}.get(INITIALIZATION_KEY)
+    student.notes[INITIALIZATION_KEY] = f"{known},{stage}" if known else stage
 
 
 def _ratio(held_out: HeldOut, student: OnnxModule) -> Callable[[], float]:

@@ -99,7 +99,7 @@ def finetune(
     with on_device(device, student, teacher), on_threads(config.threads), cudnn:
         if config.compile:
             require_compiler(device)
-        student.saves_memory = config.save_memory
+        student.saves_memory = not config.compile and config.save_memory is not False
         views = make_views(student, teacher, config)
         held_out = HeldOut(
             data if validation is None else validation,
@@ -205,7 +205,7 @@ def _prepare(
     start_from_teacher(student, teacher)
     targets = choose_targets(student, config, selection)
     coordinates = Coordinates(targets.trained)
-    rates = choose_rates(config, bits=weight_bits(student), rebuilt=is_rebuilt(student.graph))
+    rates = choose_rates(config, bits=weight_bits(student), rebuilt=is_rebuilt(student))
     return Loop(
         student=student,
         teacher=teacher,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, AdamW, Optimizer
 
-from onnxqat.graph import Graph
+from onnxqat.bridge import OnnxModule
 from onnxqat.graph.insert import INITIALIZATION_KEY
 from onnxqat.training.config import FinetuneConfig
 from onnxqat.training.parameters import Coordinates, Kind
@@ -52,9 +52,10 @@ REBUILDING = frozenset({"adaround", "brecq", "reconstruct"})
 """Those stages."""
 
 
-def is_rebuilt(graph: Graph) -> bool:
-    """Whether such a stage was kept, by the file's metadata."""
-    return not REBUILDING.isdisjoint(graph.metadata.get(INITIALIZATION_KEY, "").split(","))
+def is_rebuilt(student: OnnxModule) -> bool:
+    """Whether such a stage was kept, here or before the file was written."""
+    found = {**student.graph.metadata, **student.notes}.get(INITIALIZATION_KEY, "")
+    return not REBUILDING.isdisjoint(found.split(","))
 
 
 def choose_rates(config: FinetuneConfig, *, bits: int = 8, rebuilt: bool = False) -> Rates:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from onnxqat.bridge import to_torch, write_back
 from onnxqat.core.errors import ConfigError
 from onnxqat.initialization import STAGES, Context, InitializationConfig, initialize
 from tests.support.students import Images, sqnr_db, student_and_teacher, values_of
@@ -116,3 +117,14 @@ def test_each_gain_is_told_as_soon_as_it_is_known(stages):
     config = InitializationConfig(stages=("idle", "idle"), **CONFIG)
     gains = initialize(student, teacher, Images(), config=config, on_stage=told.append)
     assert tuple(told) == gains
+
+
+def test_the_file_says_which_stages_were_kept(stages):
+    student, teacher = student_and_teacher()
+    stages(spoil=lambda context: add_to_biases(context, 3.0), idle=nothing)
+    config = InitializationConfig(stages=("idle", "spoil", "idle"), **CONFIG)
+    initialize(student, teacher, Images(), config=config)
+    assert write_back(student).metadata["onnxqat.initialization"] == "idle,idle"
+    again = to_torch(write_back(student))
+    initialize(again, teacher, Images(), config=InitializationConfig(stages=("idle",), **CONFIG))
+    assert write_back(again).metadata["onnxqat.initialization"] == "idle,idle,idle"

@@ -48,3 +48,13 @@ def test_it_trains_what_is_trained_without_it() -> None:
     ours, theirs = trained(compile=True), trained()
     for name in ours:  # other kernels round otherwise, and Adam makes much of little at first
         np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("choice", "saves"),
+    [({}, True), ({"save_memory": False}, False), ({"save_memory": True}, True)],
+)
+def test_memory_is_saved_unless_it_is_not_wanted(choice, saves) -> None:
+    student, teacher = student_and_teacher()
+    config = FinetuneConfig(steps=1, batch_size=8, validation_samples=8, threads=1, **choice)
+    assert finetune(student, teacher, Images(16), config=config).module.saves_memory is saves
