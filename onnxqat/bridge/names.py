@@ -13,15 +13,20 @@ from torch import nn
 _ESCAPED = re.compile("%([0-9A-F]{2})")
 _TAKEN = frozenset(dir(nn.Module())) | {
     "codes",
+    "fallback",
     "findings",
     "get_tensor",
     "graph",
     "input_names",
+    "notes",
     "onnx_name",
     "output_names",
     "quantizers",
+    "saves_memory",
     "sources",
+    "switched",
     "walk",
+    "with_outputs",
 }
 """Attributes of torch's modules and of `OnnxModule`."""
 EMPTY = "%"

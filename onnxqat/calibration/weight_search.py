@@ -42,7 +42,7 @@ ROWS = {
     QuantDtype.INT4: 1024,
     QuantDtype.FP8: 256,
 }
-_FEWESTSHARES = 5
+_FEWEST_SHARES = 5
 _MOST_PRODUCTS = 20e9
 """Multiplications spent on one node, a second or less. A weight too large for a search within this
 gains little from one: many rounding errors cancel by themselves."""
@@ -71,7 +71,7 @@ class _Job:
         """The ranges to try, as many as the work allows, spread over all of them."""
         shares, rows = SHARES[self.group.spec.dtype], ROWS[self.group.spec.dtype]
         affordable = int(_MOST_PRODUCTS / (rows * max(self.weight.size, 1)))
-        if affordable < _FEWESTSHARES:
+        if affordable < _FEWEST_SHARES:
             return shares[:0]
         return shares[:: -(-len(shares) // affordable)]
 

@@ -15,6 +15,9 @@ from onnxqat.core.errors import ConfigError, TrainingError
 
 _LEAVE = "leave compile out: without it nothing is missing but the kernels"
 
+RECOMPILATIONS = 256
+"""All modules of a process share the code of `OnnxModule.forward`, by which torch counts."""
+
 
 def require_compiler(device: torch.device) -> None:
     """What torch.compile wants on a device is there.
@@ -48,9 +51,11 @@ class Compiled:
         Raises:
             TrainingError: It cannot be compiled.
         """
+        dynamo = torch._dynamo
         try:
-            return cast("Tensor | tuple[Tensor, ...]", self._run(*inputs))
-        except torch._dynamo.exc.TorchDynamoException as error:
+            with dynamo.config.patch(recompile_limit=RECOMPILATIONS):
+                return cast("Tensor | tuple[Tensor, ...]", self._run(*inputs))
+        except (dynamo.exc.TorchDynamoException, dynamo.exc.FailOnRecompileLimitHit) as error:
             first = str(error).strip().splitlines() or [type(error).__name__]
             raise TrainingError(
                 f"torch.compile cannot compile the model: {first[0]}", fix=_LEAVE

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from onnxqat.bridge.module import OnnxModule
+from onnxqat.bridge import to_torch
 from onnxqat.bridge.names import onnx_name, torch_name
+from tests.support.onnx_text import model_of
 
 
 @given(st.text(max_size=20))
@@ -35,5 +36,6 @@ def test_torch_takes_every_name(name: str) -> None:
 
 
 def test_no_attribute_of_the_module_is_a_torch_name() -> None:
-    for attribute in dir(OnnxModule):
+    module = to_torch(model_of("g (float[n] x) => (float[n] y) {y = Relu(x)}"))
+    for attribute in dir(module):
         assert torch_name(attribute) != attribute
