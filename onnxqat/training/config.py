@@ -56,7 +56,8 @@ class FinetuneConfig:
     """Share of the steps, from the first, in which only the scales train."""
     average: float | None = None
     """Share (below 1) that the running average of the parameters keeps in each step; it is what is
-    validated and handed out. None: the parameters themselves are."""
+    validated and handed out. 0: the parameters themselves are; None: so too, but for a model that
+    an initialization stage has trained, where 0.97 makes little steps of the noisy ones."""
     damping: float = 0.0
     """Share of the way to its code's value that a weight is drawn in each step, rising to this over
     the run: it brings weights to rest that swing between two codes. 0.02 is a start; 0: none."""
@@ -139,7 +140,7 @@ class FinetuneConfig:
         for name in ("warmup", "scales_first", "damping"):
             _require(self, name, low=0, high=1)
         _require(self, "train_share", above=0, high=1)
-        _require(self, "average", above=0, high=0.99999)
+        _require(self, "average", low=0, high=0.99999)
         _require(self, "freezing", above=0)
         if self.steps is not None and self.epochs is not None:
             raise ConfigError("both steps and epochs are given", fix="give one of them")

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -23,7 +24,12 @@ from onnxqat.training.config import FinetuneConfig
 from onnxqat.training.distributed import Processes, processes
 from onnxqat.training.identity import Identity, identity
 from onnxqat.training.loop import Loop
-from onnxqat.training.optimizer import choose_rates, is_rebuilt, make_optimizer
+from onnxqat.training.optimizer import (
+    choose_average,
+    choose_rates,
+    is_rebuilt,
+    make_optimizer,
+)
 from onnxqat.training.oscillation import make_damping, make_freezing
 from onnxqat.training.parameters import Coordinates
 from onnxqat.training.record import Finetuned, OnProgress
@@ -85,6 +91,7 @@ def finetune(
         DataError: The data does not fit the model.
     """
     require_same_signature(student, teacher)
+    config = replace(config, average=choose_average(config, rebuilt=is_rebuilt(student)))
     device, among = choose_device(config.device), processes()
     axes = batch_layout(input_specs(student.graph)).axes
     layout = choose_memory_format(config.memory_format, device)

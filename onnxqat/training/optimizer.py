@@ -45,9 +45,11 @@ that move as far as those around 4-bit weights need to cost MobileNet v1 3 dB be
 ones that hardly move cost ResNet-20 a third of a dB."""
 
 
-REBUILT = Rates(weight=2e-3, bias=1.2e-4, scale=2e-3, weight_scale=2e-4)
+REBUILT = Rates(weight=1e-3, bias=3e-4, scale=1e-3, weight_scale=1e-4)
 """For a model that an initialization stage has trained: it is near its best, and what moves as far
 as above leaves it before it comes back (ResNet-20 with 4-bit weights)."""
+REBUILT_AVERAGE = 0.97
+"""Of its parameters: their average gains from step to step what they themselves lose."""
 REBUILDING = frozenset({"adaround", "brecq", "reconstruct"})
 """Those stages."""
 
@@ -56,6 +58,13 @@ def is_rebuilt(student: OnnxModule) -> bool:
     """Whether such a stage was kept, here or before the file was written."""
     found = {**student.graph.metadata, **student.notes}.get(INITIALIZATION_KEY, "")
     return not REBUILDING.isdisjoint(found.split(","))
+
+
+def choose_average(config: FinetuneConfig, *, rebuilt: bool) -> float | None:
+    """What the running average keeps of itself in a step; None where there is none."""
+    if config.average is None:
+        return REBUILT_AVERAGE if rebuilt else None
+    return config.average or None
 
 
 def choose_rates(config: FinetuneConfig, *, bits: int = 8, rebuilt: bool = False) -> Rates:

@@ -13,7 +13,14 @@ from onnxqat.core.errors import ConfigError, TrainingError
 from onnxqat.graph import save, structural_diff
 from onnxqat.graph.insert import INITIALIZATION_KEY
 from onnxqat.training import FinetuneConfig, StepRecord, finetune
-from onnxqat.training.optimizer import REBUILT, RECOMMENDED, choose_rates, is_rebuilt
+from onnxqat.training.optimizer import (
+    REBUILT,
+    REBUILT_AVERAGE,
+    RECOMMENDED,
+    choose_average,
+    choose_rates,
+    is_rebuilt,
+)
 from onnxqat.training.targets import choose_targets, weight_bits
 from tests.support.onnx_text import model_of
 from tests.support.students import Images, sqnr_db, student_and_teacher, values_of
@@ -277,6 +284,17 @@ def test_a_model_that_a_stage_has_trained_moves_less() -> None:
     assert is_rebuilt(to_torch(write_back(student)))
     rates = choose_rates(FinetuneConfig(), bits=4, rebuilt=True)
     assert (rates.weight, rates.scale) == (REBUILT.weight, REBUILT.scale)
+
+
+def test_a_model_that_a_stage_has_trained_is_averaged_unless_the_user_says_otherwise() -> None:
+    chosen = {
+        (average, rebuilt): choose_average(FinetuneConfig(average=average), rebuilt=rebuilt)
+        for average in (None, 0.0, 0.9)
+        for rebuilt in (False, True)
+    }
+    assert chosen[None, True] == REBUILT_AVERAGE
+    assert chosen[None, False] is chosen[0.0, True] is chosen[0.0, False] is None
+    assert chosen[0.9, True] == chosen[0.9, False] == 0.9
 
 
 def test_a_rate_of_the_users_moves_the_others_in_the_recommended_ratio() -> None:
