@@ -25,7 +25,6 @@ from onnxqat.initialization.context import Context
 from onnxqat.initialization.soft_rounding import SoftRounding
 from onnxqat.initialization.stream import Stream, Values, compute, copy_values, feed, part_of
 from onnxqat.training.config import FinetuneConfig
-from onnxqat.training.limits import scales_at_limits
 from onnxqat.training.losses import Loss, mse, observe_outputs
 from onnxqat.training.names import parameters_by_name
 from onnxqat.training.optimizer import Rates, make_optimizer, set_rates
@@ -81,9 +80,6 @@ class _Reconstruction:
         """Rebuild each part."""
         student, teacher = self.context.student, self.context.teacher
         start_from_teacher(student, teacher)
-        limited = scales_at_limits(student)  # a part would not see the operator before it
-        names = parameters_by_name(student).items()
-        self.settled.update(name for name, parameter in names if id(parameter) in limited)
         known = tensor_names(student.graph)
         parts = blocks(teacher.graph, known)
         stream = _begin(self.context, parts)

@@ -11,7 +11,6 @@ from torch.nn import Parameter
 from onnxqat.bridge import FakeQuantize, OnnxModule
 from onnxqat.core.errors import ConfigError, TrainingError
 from onnxqat.training.config import FinetuneConfig
-from onnxqat.training.limits import scales_at_limits
 from onnxqat.training.names import parameters_by_name
 from onnxqat.training.parameters import Kind, Trained, bias_unit, weight_unit
 from onnxqat.training.roles import readers_of_parameters, roles
@@ -129,7 +128,7 @@ def _choose_scales(
     student: OnnxModule, following: tuple[Follower, ...], config: FinetuneConfig
 ) -> Iterator[Trained]:
     """Each learned scale once, however many quantizers share it."""
-    taken = {id(follower.scale) for follower in following} | scales_at_limits(student).keys()
+    taken = {id(follower.scale) for follower in following}
     for name, quantizer in student.quantizers.items():
         scale = quantizer.scale
         if id(scale) in taken or not quantizer.is_reached:
