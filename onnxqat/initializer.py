@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from onnxqat.bridge import to_torch, write_back
+from onnxqat.calibration import CalibrationConfig, calibrate
 from onnxqat.core.stage_gain import StageGain
 from onnxqat.data import Dataset
-from onnxqat.graph import Change, Graph
+from onnxqat.engine import compare
+from onnxqat.graph import Change, Graph, insert
 from onnxqat.initialization import equalize, initialize
+from onnxqat.placement import place
 from onnxqat.recipe import Recipe
 from onnxqat.run_folder import RunFolder
 from onnxqat.stage_keys import stage_key
 
 STAGE = "initialize"
+UNDONE = "channels kept"
+JUDGING_SAMPLES = 256
+"""By which a stage for the FP32 model is judged, and as many that calibrate for that."""
 
 
 @dataclass(frozen=True)
@@ -25,22 +33,55 @@ class Initialized:
     gains: tuple[StageGain, ...]
 
 
-def equalized(graph: Graph, recipe: Recipe, data: Dataset, changes: list[Change]) -> Graph:
-    """The prepared FP32 model after the recipe's stages for it; what they did is added to
-    `changes`.
+def equalized(
+    graph: Graph,
+    recipe: Recipe,
+    data: tuple[Dataset, Dataset | None],
+    on_change: Callable[[Change], None],
+    on_gain: Callable[[StageGain], None],
+) -> Initialized:
+    """The prepared FP32 model after the recipe's stages for it, and what each gained when the model
+    is quantized by the largest magnitudes; never one that lost by it.
 
     It takes seconds and comes out the same each time, so that it is not kept to go on from.
+
+    Args:
+        graph: The prepared model.
+        recipe: The recipe.
+        data: What calibrates, and what chooses the best step.
+        on_change: Is told what the stages did.
+        on_gain: Is told what each stage gained.
     """
     stages = recipe.initialization.float_stages
     if not stages:
-        return graph
-    return equalize(
-        graph,
-        data,
-        stages=stages,
-        quant_format=recipe.placement.quant_format,
-        on_change=changes.append,
-    )
+        return Initialized(graph, ())
+    calibration, judge = data
+
+    def ratio(trial: Graph) -> float:
+        plan = place(trial, config=recipe.placement)
+        config = CalibrationConfig("max", samples=JUDGING_SAMPLES)
+        quantized = insert(trial, plan, calibrate(trial, plan, calibration, config=config))
+        found = compare(graph, quantized, judge or calibration, samples=JUDGING_SAMPLES)
+        return found.sqnr_db if found.sqnr_db == found.sqnr_db else -math.inf
+
+    model, before = graph, ratio(graph)
+    gains: list[StageGain] = []
+    for stage in stages:
+        start = time.perf_counter()
+        made: list[Change] = []
+        plan = place(model, config=recipe.placement)
+        trial = equalize(model, plan, calibration, stages=(stage,), on_change=made.append)
+        after = ratio(trial)
+        is_better = after >= before
+        for change in made:
+            undone = Change(UNDONE, change.node, f"the outputs lost by it: {change.detail}")
+            on_change(change if is_better or change.kind != stage else undone)
+        seconds = round(time.perf_counter() - start, 3)
+        gains.append(StageGain(stage, before, after, is_better, seconds))
+        on_gain(gains[-1])
+        if is_better:
+            model, before = trial, after
+    return Initialized(model, tuple(gains))
 
 
 def initialized(

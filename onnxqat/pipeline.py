@@ -109,13 +109,10 @@ def _all_stages(
 ) -> Summary:
     """The job, stage after stage."""
     clock = _Clock(watch.on_stage)
-    changes: list[Change] = []
 
     with clock.stage("prepare"):
-        fp32 = prepare(original, min_opset=recipe.placement.min_opset, on_change=changes.append)
-        fp32 = equalized(fp32, recipe, data.calibration, changes)
-        folder.save_prepared(fp32, changes)
-        watch.on_prepared(changes)
+        prepared = _prepared(original, recipe, data, folder, watch)
+        fp32 = prepared.model
     with clock.stage("place"):
         plan = place(fp32, config=recipe.placement)
         folder.save_plan(plan)
@@ -157,13 +154,26 @@ def _all_stages(
         engines=engines,
         findings=findings,
         file_bytes=folder.model_sizes(),
-        initialization=start.gains,
+        initialization=(*prepared.gains, *start.gains),
         control=control,
     )
     summary = summarize(recipe, evidence, clock.times)
     folder.save_summary(summary, provenance(recipe, folder.models()))
     folder.finish(key)
     return summary
+
+
+def _prepared(
+    original: Graph, recipe: Recipe, data: _Roles, folder: RunFolder, watch: Watch
+) -> Initialized:
+    """The FP32 model in the form that all stages work on, equalized where the recipe says so."""
+    changes: list[Change] = []
+    fp32 = prepare(original, min_opset=recipe.placement.min_opset, on_change=changes.append)
+    roles = (data.calibration, data.validation)
+    made = equalized(fp32, recipe, roles, changes.append, watch.on_gain)
+    folder.save_prepared(made.model, changes)
+    watch.on_prepared(changes)
+    return made
 
 
 @dataclass(frozen=True)

@@ -49,10 +49,10 @@ FLOAT = "fp32"
 FORMATS = ("int8", "w4a8", "fp8", "w4a4")
 CALIBRATORS = ("max", "percentile", "entropy", "mse", "auto")
 WITH_LABELS = "mse+0.1*labels"
-TOGETHER = ("reconstruct", "adaround", "bias_correction")
+TOGETHER = ("equalize", "reconstruct", "adaround", "bias_correction")
 """Initialization stages of the row `init`, which gain one after the other on validation samples:
-blocks first, then the rounding that the straight-through estimator leaves, then the biases. What
-does not gain on a model is undone."""
+channels in balance first, then blocks, then the rounding that the straight-through estimator
+leaves, then the biases. What does not gain on a model is undone."""
 SAMPLES = 2048
 """Of those that are trained on, for initialization, as far as there are so many."""
 

@@ -7,7 +7,7 @@
     control         FP32 after the training of `qat-labels`: what more training alone does
     ptq-METHOD      post-training quantization by each calibrator
     init-STAGE      `ptq-auto`, then one initialization stage
-    init            `ptq-auto`, then `reconstruct`, `adaround` and `bias_correction`
+    init            `equalize`, then `ptq-auto`, `reconstruct`, `adaround` and `bias_correction`
     qat             `ptq-auto`, then training without labels
     init+qat        `init`, then training without labels
     qat-labels      `ptq-auto`, then training with labels beside the FP32 outputs
@@ -119,9 +119,9 @@ class Bench:
         changes: list[Change] = []
         changed = onnxqat.equalize(
             prepared,
+            onnxqat.place(prepared, config=asked),
             _opened(prepared, recipe.data.calibration),
             stages=job.float_stages,
-            quant_format=asked.quant_format,
             on_change=changes.append,
         )
         made = Counter(change.kind for change in changes)

@@ -1,4 +1,4 @@
-"""Equalization: channels of like range in what is quantized with one scale.
+"""Equalization: channels of like importance in what is quantized with one scale.
 
 An activation has one scale for all its channels, so a channel of small values keeps few codes where
 another is large. Dividing the channels by factors, which the layers behind multiply back, changes
@@ -6,221 +6,255 @@ nothing that the network computes, and everything about its rounding errors: tho
 shrink, and those of the weights behind grow, whose scales are one an output channel.
 
 - `equalize`: from layer to layer (cross-layer equalization, Nagel et al. 2019, arXiv:1906.04721,
-  section 4.1; it looks at weights alone, which here have a scale a channel, and at activations).
+  section 4.1), through residual sums and Concats too, whose channels are divided alike all over.
 - `smooth`: from a normalization to the layers behind (SmoothQuant, Xiao et al. 2022,
   arXiv:2211.10438, section 4).
 
-Both take SmoothQuant's factors, amax(x)^a / amax(W)^(1-a); of several strengths a, and no change at
-all, each place gets the one with the least error in the products of quantized rows with quantized
-weights.
+Both papers have formulas for the factors, from ranges alone. Here they are the ones by which
+rounding does the least to the network's outputs, by first order (see `noise`): a range that the
+outputs hardly look at may stay wide.
 
-An upper limit between two layers, as of ReLU6, ends a link: it would have to become a limit a
-channel, which is one more node, for 0.4 dB on MobileNet v1.
+An upper limit between two layers, as of ReLU6, ends a group: it would have to become a limit a
+channel, which is one more node. (On MobileNet v1 nothing is to be won: most channels reach it.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import onnx_graphsurgeon as gs
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from onnxqat.calibration.receptive import Rows, sample_rows
-from onnxqat.calibration.runtime import TensorReader
-from onnxqat.calibration.weights import weight_amax
-from onnxqat.core.calibration import amax_to_scale
-from onnxqat.core.qdq import fake_quantize
-from onnxqat.core.spec import FORMATS, PerChannel, QuantFormat, QuantSpec
-from onnxqat.data import Batch, Dataset
+from onnxqat.core.plan import QuantPlan
+from onnxqat.core.spec import Edge, PerChannel, QuantDtype
+from onnxqat.data import Dataset
 from onnxqat.graph import Change, Graph
 from onnxqat.graph.names import Names
-from onnxqat.graph.rescale import (
-    NORMS,
-    Link,
-    Reader,
-    Refusal,
-    largest_weights,
-    links,
-    output_matrix,
-    rescale,
-)
+from onnxqat.graph.rescale import Group, Layer, Refusal, as_matrix, groups, input_matrix, rescale
 from onnxqat.initialization.config import FLOAT_STAGES
 from onnxqat.initialization.context import ignore
+from onnxqat.initialization.noise import UNIFORM, Exposed, observe
 
 Doubles = NDArray[np.float64]
 
-STRENGTHS = (0.25, 0.5, 0.75, 1.0)
-"""How much of the differences goes from the activation into the weights behind: 1 is all."""
 ENOUGH_GAIN = 0.95
 """Channels are rescaled where that brings the error below this share of before."""
+SAMPLES_A_PASS = 4
+"""Each backward pass combines the outputs anew: small batches make many of them."""
+STEPS = 300
+"""Of the search for factors; it takes a hundredth of a second for each 50 of them."""
+STEP = 0.1
+"""Of the factors' logarithms, falling to 0."""
+WIDEST = math.log(1000.0)
+"""Limit of the factors' logarithms."""
 ROWS = 256
-"""Of each layer's input, to measure errors on."""
-SMALLEST = 1e-3
-"""Share of the largest range below which a channel counts as one of this range."""
+"""Output channels of a layer whose weights are looked at; they stand for the others."""
 
 
 def equalize(
     graph: Graph,
+    plan: QuantPlan,
     data: Dataset,
     *,
     stages: Sequence[str] = FLOAT_STAGES,
-    quant_format: QuantFormat = FORMATS["int8"],
-    samples: int = 64,
+    samples: int = 256,
     on_change: Callable[[Change], None] = ignore,
 ) -> Graph:
     """A graph that computes the same up to float32's rounding, easier to quantize.
 
     Args:
         graph: A prepared FP32 graph; it is not changed.
-        data: Samples, of which the first ones show the ranges.
+        plan: Where it will be quantized, and to what. Tensors keep their names, so that the plan
+            holds for the result as well.
+        data: Samples, of which the first ones show ranges and gradients.
         stages: `equalize`, `smooth` or both.
-        quant_format: What activations and weights will be quantized to.
         samples: How many samples.
         on_change: Called with each place that was rescaled, or could not be, and why.
 
     Raises:
         DataError: The data does not fit the model.
-        ModelError: ONNX Runtime cannot run the model.
+        ModelError: The model cannot be run.
     """
     result: Graph = graph.copy()
     found = []
-    for link in links(result):
-        if isinstance(link, Refusal):
-            on_change(Change("channels kept", link.node, link.reason))
-        elif _stage_of(link) in stages:
-            found.append(link)
-    seen = _observe(result, found, list(data.batches(16, samples=samples)))
+    for group in groups(result):
+        if isinstance(group, Refusal):
+            on_change(Change("channels kept", group.node, group.reason))
+        elif _stage_of(group) in stages:
+            found.append(group)
+    if not found:
+        return result
+    axes = {tied.name: tied.axis for group in found for tied in group.tensors}
+    scales = _shared_scales(plan)
+    seen = observe(
+        graph,
+        {name: axis for name, axis in axes.items() if name in scales},
+        sorted({_weight_edge(reader).tensor for group in found for reader in group.readers}),
+        data.batches(SAMPLES_A_PASS, samples=samples),
+    )
     names = Names(result)
-    for link in found:
-        on_change(_improve(link, seen, quant_format, names))
+    for group in found:
+        error = _Error(group, plan, scales, seen)
+        on_change(_improve(group, error, names))
     return result
 
 
-def _stage_of(link: Link) -> str:
-    return "smooth" if link.producer.op in NORMS else "equalize"
+def _stage_of(group: Group) -> str:
+    return "smooth" if group.is_behind_norms else "equalize"
 
 
-@dataclass(eq=False)
-class _Seen:
-    """What a layer reads."""
-
-    amax: Doubles
-    """Of each input channel."""
-    rows: list[Rows]
+def _weight_edge(reader: Layer) -> Edge:
+    return Edge(reader.node.inputs[1].name, reader.node.name, 1)
 
 
-def _observe(graph: Graph, found: Sequence[Link], batches: Sequence[Batch]) -> Mapping[str, _Seen]:
-    """By the names of the layers that read."""
-    readers = [(link, reader) for link in found for reader in link.readers]
-    seen: dict[str, _Seen] = {}
-    if not readers:
-        return seen
-    read = TensorReader(graph, sorted({reader.tensor for _, reader in readers}))
-    generator = np.random.default_rng(0)
-    for batch in batches:
-        values = read(batch.inputs)
-        for link, reader in readers:
-            x = values[reader.tensor]
-            entry = seen.setdefault(reader.node.name, _Seen(np.zeros(1), []))
-            entry.amax = np.maximum(entry.amax, _channel_amax(x, link, reader))
-            entry.rows.append(_rows(reader.node, x, -(-ROWS // len(batches)), generator))
-    return seen
+@dataclass(frozen=True)
+class _Scale:
+    """What tensors of one scale have in common."""
+
+    leader: Edge
+    dtype: QuantDtype
 
 
-def _channel_amax(x: NDArray[np.float32], link: Link, reader: Reader) -> Doubles:
-    """Of the producer's channels, in what a reader reads."""
-    axis = 1 if reader.node.op in ("Conv", "ConvTranspose", "Gemm") else -1
-    largest = np.abs(np.moveaxis(x, axis, -1)).reshape(-1, x.shape[axis]).max(axis=0, initial=0)
-    found: Doubles = largest.reshape(link.channels, -1).max(axis=1).astype(np.float64)
+def _shared_scales(plan: QuantPlan) -> Mapping[str, _Scale]:
+    """By the tensors that are quantized."""
+    found = {}
+    for leader, tensors in plan.groups.items():
+        scale = _Scale(leader, plan.spec_of(leader).dtype)
+        found.update(dict.fromkeys(tensors, scale))
     return found
 
 
-def _rows(
-    node: gs.Node, x: NDArray[np.float32], count: int, generator: np.random.Generator
-) -> Rows:
-    """[rows, groups, values of a row]; for a ConvTranspose, the channels of single pixels."""
-    if node.op != "ConvTranspose":
-        return sample_rows(node, x, count, generator)
-    group = int(node.attrs.get("group", 1))
-    pixels = np.moveaxis(x, 1, -1).reshape(-1, group, x.shape[1] // group)
-    return pixels[generator.integers(0, len(pixels), count)]
-
-
-def _improve(
-    link: Link, seen: Mapping[str, _Seen], quant_format: QuantFormat, names: Names
-) -> Change:
-    """Rescale a link by the best factors, if there are any."""
-    amax = _floored(np.max([seen[reader.node.name].amax for reader in link.readers], axis=0))
-    largest = _floored(np.max([largest_weights(r, link.channels) for r in link.readers], axis=0))
-    trials = [
-        _Trial(reader, seen[reader.node.name], quant_format, link.channels)
-        for reader in link.readers
-    ]
-    before = _total(trials, np.ones_like(amax))
-    every = [_factors(amax, largest, strength) for strength in STRENGTHS]
-    errors = [_total(trials, factors) for factors in every]
-    best = int(np.argmin(errors))
-    if not errors[best] < ENOUGH_GAIN * before:
-        return Change("channels kept", link.producer.name, "no factors make a smaller error")
-    rescale(link, every[best], names)
-    readers = ", ".join(f"'{reader.node.name}'" for reader in link.readers)
+def _improve(group: Group, error: _Error, names: Names) -> Change:
+    """Rescale a group by the best factors, if there are any."""
+    factors, left = error.minimize()
+    if not left < ENOUGH_GAIN:
+        return Change(
+            "channels kept", group.name, "no factors make the error at the outputs much smaller"
+        )
+    rescale(group, factors, names)
+    readers = ", ".join(f"'{reader.node.name}'" for reader in group.readers)
     return Change(
-        _stage_of(link),
-        link.producer.name,
-        f"ranges moved into {readers} with strength {STRENGTHS[best]}: {errors[best] / before:.0%} "
-        "of the quantization error in their products is left",
+        _stage_of(group),
+        group.name,
+        f"ranges moved into {readers} by factors of {factors.min():.2g} to {factors.max():.2g}: "
+        f"{left:.0%} of what rounding them does to the outputs is left",
     )
 
 
-def _floored(amax: Doubles) -> Doubles:
-    """Without channels that are (nearly) dead, whose factors would be without measure."""
-    floored: Doubles = np.maximum(amax, max(SMALLEST * float(amax.max()), 1e-30))
-    return floored
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Numbers that are rounded alike."""
+
+    amax: Tensor
+    """[rows, values of a row]; a row has one scale."""
+    gain: Tensor
+    channels: Tensor
+    """Of the group, [rows, values of a row] or [1, values of a row]."""
+    qmax: int
+    is_weight: bool
+    """Weights are multiplied by what activations are divided by."""
+
+    def __call__(self, logarithms: Tensor) -> Tensor:
+        """The outputs' error, with the factors' logarithms [size]."""
+        factors = logarithms[self.channels].exp()
+        spread = factors if self.is_weight else 1 / factors
+        largest = (self.amax * spread).max(1)
+        gain = self.gain / spread**2
+        total = gain.sum(1)
+        if self.is_weight:  # a row's largest weight is its last code, without error
+            total = total - gain.gather(1, largest.indices[:, None])[:, 0]
+        return UNIFORM * ((largest.values / self.qmax) ** 2 * total).sum()
 
 
-def _factors(amax: Doubles, largest: Doubles, strength: float) -> Doubles:
-    """What channels are divided by; the largest range stays."""
-    factors: Doubles = amax**strength / largest ** (1 - strength)
-    return factors * float((amax / factors).max() / amax.max())
-
-
-def _total(trials: Sequence[_Trial], factors: Doubles) -> float:
-    return sum(trial(factors) for trial in trials)
-
-
-class _Trial:
-    """The relative squared error in a layer's products when both sides are quantized."""
+class _Error:
+    """What rounding a group's activations, and the weights that read them, does to the outputs."""
 
     def __init__(
-        self, reader: Reader, seen: _Seen, quant_format: QuantFormat, channels: int
+        self,
+        group: Group,
+        plan: QuantPlan,
+        scales: Mapping[str, _Scale],
+        seen: Mapping[str, Exposed],
     ) -> None:
-        self._rows = np.concatenate(seen.rows).transpose(1, 0, 2)  # [groups, rows, values]
-        self._amax, self._format = seen.amax, quant_format
-        self._matrix = output_matrix(reader.node)
-        groups, _, values = self._rows.shape
-        self._spread = groups * values // channels
-        self._wanted = self._product(self._rows, self._matrix)
-        self._energy = float(np.square(self._wanted, dtype=np.float64).sum()) or 1.0
+        self._size = group.size
+        self._parts = [*_activations(group, scales, seen), *_weights(group, plan, seen)]
 
-    def __call__(self, factors: Doubles) -> float:
-        """With the input channels divided by factors [channels]."""
-        groups, _, values = self._rows.shape
-        divided = np.repeat(factors, self._spread).reshape(groups, 1, values).astype(np.float32)
-        activation, weight = self._format.activation, self._format.weight
-        scale = amax_to_scale(np.array((self._amax / factors).max()), activation)
-        rows = fake_quantize(self._rows / divided, np.asarray(scale), dtype=activation)
-        matrix = self._matrix.reshape(groups, -1, values) * divided
-        matrix = matrix.reshape(self._matrix.shape)
-        amax, _ = weight_amax(matrix, QuantSpec(weight, PerChannel(0)))
-        scales = amax_to_scale(np.maximum(amax, 1e-30), weight)
-        matrix = fake_quantize(matrix, scales, dtype=weight, axis=0)
-        error = self._product(rows, matrix) - self._wanted
-        return float(np.square(error, dtype=np.float64).sum()) / self._energy
+    def minimize(self) -> tuple[Doubles, float]:
+        """The best factors, of geometric mean 1, and what share of the error they leave."""
+        if not any(not part.is_weight for part in self._parts):
+            return np.ones(self._size), 1.0
+        logarithms = torch.zeros(self._size, dtype=torch.float64, requires_grad=True)
+        optimizer = torch.optim.Adam([logarithms])
+        best, first, least = logarithms.detach().clone(), 0.0, math.inf
+        for step in range(STEPS):
+            optimizer.param_groups[0]["lr"] = STEP * (1 - step / STEPS)
+            optimizer.zero_grad()
+            error = self(logarithms)
+            value = float(error.detach())
+            if not 0 < value < math.inf:
+                break
+            first = first or value
+            if value < least:
+                best, least = logarithms.detach().clone(), value
+            error.log().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            optimizer.step()
+            with torch.no_grad():
+                logarithms.clamp_(-WIDEST, WIDEST)
+        if not first:
+            return np.ones(self._size), 1.0
+        return (best - best.mean()).exp().numpy(), least / first
 
-    def _product(self, rows: Rows, matrix: NDArray[np.float32]) -> NDArray[np.float32]:
-        """[groups, rows, outputs of a group]."""
-        split = matrix.reshape(len(rows), -1, rows.shape[2])
-        product: NDArray[np.float32] = rows @ split.transpose(0, 2, 1)
-        return product
+    def __call__(self, logarithms: Tensor) -> Tensor:
+        """The error with factors."""
+        return torch.stack([part(logarithms) for part in self._parts]).sum()
+
+
+def _activations(
+    group: Group, scales: Mapping[str, _Scale], seen: Mapping[str, Exposed]
+) -> Iterator[_Part]:
+    """One part for each scale; FP8's errors follow the values, whatever the scale."""
+    by_scale: dict[Edge, list[tuple[Exposed, Tensor]]] = {}
+    qmax = {}
+    for tied in group.tensors:
+        scale = scales.get(tied.name)
+        if scale is None or scale.dtype.is_float or tied.name not in seen:
+            continue
+        entry = (seen[tied.name], torch.from_numpy(tied.channels))
+        by_scale.setdefault(scale.leader, []).append(entry)
+        qmax[scale.leader] = scale.dtype.qmax
+    for leader, entries in by_scale.items():
+        yield _Part(
+            torch.cat([exposed.amax for exposed, _ in entries])[None],
+            torch.cat([exposed.gain for exposed, _ in entries])[None],
+            torch.cat([channels for _, channels in entries])[None],
+            qmax[leader],
+            is_weight=False,
+        )
+
+
+def _weights(group: Group, plan: QuantPlan, seen: Mapping[str, Exposed]) -> Iterator[_Part]:
+    """One part for each layer that reads the group."""
+    for reader in group.readers:
+        edge = _weight_edge(reader)
+        if edge not in plan.by_edge or edge.tensor not in seen:
+            continue
+        spec = plan.spec_of(edge)
+        if spec.dtype.is_float:
+            continue
+        weights, channels = input_matrix(reader)
+        gain = as_matrix(reader.node, seen[edge.tensor].gain.numpy())
+        parts: list[NDArray[Any]] = [np.abs(weights).astype(np.float64), gain, channels]
+        is_by_row = isinstance(spec.granularity, PerChannel)
+        if is_by_row:
+            rows = np.linspace(0, len(gain) - 1, min(len(gain), ROWS)).astype(int)
+            parts = [part[rows] for part in parts]
+            parts[1] = parts[1] * (len(gain) / len(rows))
+        else:
+            parts = [part.reshape(1, -1) for part in parts]
+        amax, gains, index = (torch.from_numpy(np.ascontiguousarray(part)) for part in parts)
+        yield _Part(amax, gains, index, spec.dtype.qmax, is_weight=True)

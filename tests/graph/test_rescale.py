@@ -10,7 +10,7 @@ from onnx import numpy_helper, parser
 
 from onnxqat.graph import as_graph, prepare, to_model
 from onnxqat.graph.names import Names
-from onnxqat.graph.rescale import Link, Refusal, links, rescale
+from onnxqat.graph.rescale import Group, Refusal, groups, rescale
 from tests.support import networks
 
 HEAD = '<ir_version: 8, opset_import: ["" : 17]>\n'
@@ -144,10 +144,10 @@ def rescaled(model: onnx.ModelProto) -> tuple[int, onnx.ModelProto]:
     """All links rescaled by random factors of up to 30, either way."""
     graph = prepare(as_graph(model))
     rng = np.random.default_rng(2)
-    found = [link for link in links(graph) if isinstance(link, Link)]
+    found = [link for link in groups(graph) if isinstance(link, Group)]
     names = Names(graph)
     for link in found:
-        rescale(link, 30 ** rng.uniform(-1, 1, link.channels), names)
+        rescale(link, 30 ** rng.uniform(-1, 1, link.size), names)
     return len(found), to_model(graph)
 
 
@@ -173,6 +173,13 @@ def test_random_factors_change_nothing_that_the_network_computes(name):
 
 
 NETWORKS = {
+    "resnet18": networks.resnet18,
+    "resnet_v1_padded": networks.resnet_padded,
+    "resnet_v2": networks.resnet_v2,
+    "densenet": networks.densenet,
+    "shufflenet": networks.shufflenet,
+    "yolo": networks.yolo,
+    "fpn": networks.fpn,
     "mobilenet_v2": networks.mobilenet_v2,
     "mobilenet_v3": networks.mobilenet_v3,
     "inception": networks.inception,
@@ -192,11 +199,12 @@ def test_in_networks_of_many_kinds_as_well(name):
 
 
 REFUSED = {
-    "a limit": ("Clip (a, zero, six)", "Clip"),
-    "a function that is not homogeneous": ("Sigmoid (a)", "Sigmoid"),
-    "a residual": ("Add (a, x)", "Add"),
-    "a product with itself": ("Mul (a, a)", "twice"),
-    "padding with a number": ("Pad (a, pads, one)", "Pad"),
+    "a limit": ("m = Clip (a, zero, six)", "Clip"),
+    "a function that is not homogeneous": ("m = Sigmoid (a)", "Sigmoid"),
+    "a sum with an input": ("m = Add (a, x)", "'x' is an input"),
+    "a product with itself": ("m = Mul (a, a)", "its like"),
+    "a product with what it is made of": ("s = Relu (a)\n m = Mul (a, s)", "its like"),
+    "padding with a number": ("m = Pad (a, pads, one)", "Pad"),
 }
 
 
@@ -206,7 +214,7 @@ def test_what_does_not_commute_ends_a_link_and_is_told(case):
     model = parser.parse_model(f"""{HEAD}
         net (float[n, 3, 8, 8] x) => (float[n, 4, k, k] y) {{
             a = Conv (x, w)
-            m = {call}
+            {call}
             y = Conv (m, v)
         }}""")
     constants = {
@@ -221,7 +229,7 @@ def test_what_does_not_commute_ends_a_link_and_is_told(case):
     for name, value in constants.items():
         if name in read:
             model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
-    first, *_ = links(prepare(as_graph(model)))
+    first, *_ = groups(prepare(as_graph(model)))
     assert isinstance(first, Refusal)
     assert reason in first.reason
 

@@ -11,13 +11,15 @@ import pytest
 from onnx import numpy_helper, parser
 
 from onnxqat.calibration import CalibrationConfig, calibrate
-from onnxqat.core.spec import FORMATS
+from onnxqat.calibration.runtime import TensorReader
+from onnxqat.core.plan import QuantPlan
 from onnxqat.data import Batch
 from onnxqat.engine import compare
 from onnxqat.graph import Change, Graph, as_graph, insert, prepare
 from onnxqat.graph.names import Names
-from onnxqat.graph.rescale import NORMS, Link, links, rescale
+from onnxqat.graph.rescale import NORMS, Group, groups, rescale
 from onnxqat.initialization import equalize
+from onnxqat.initialization.noise import observe
 from onnxqat.placement import PlacementConfig, place
 from tests.support.networks import vit
 
@@ -81,14 +83,18 @@ def distorted(graph: Graph, *, producers: frozenset[str] | None = None) -> Graph
     graph = graph.copy()
     rng = np.random.default_rng(5)
     names = Names(graph)
-    for link in [link for link in links(graph) if isinstance(link, Link)]:
-        if producers is None or link.producer.op in producers:
-            rescale(link, 100 ** rng.uniform(-0.5, 0.5, link.channels), names)
+    for link in [link for link in groups(graph) if isinstance(link, Group)]:
+        if producers is None or all(x.node.op in producers for x in link.producers):
+            rescale(link, 100 ** rng.uniform(-0.5, 0.5, link.size), names)
     return graph
 
 
+def planned(graph: Graph, format_name: str = "int8") -> QuantPlan:
+    return place(graph, config=PlacementConfig(format=format_name))
+
+
 def ptq_db(graph: Graph, data: Normal, format_name: str = "int8") -> float:
-    plan = place(graph, config=PlacementConfig(format=format_name))
+    plan = planned(graph, format_name)
     config = CalibrationConfig(method="max", threads=1)
     return compare(
         graph, insert(graph, plan, calibrate(graph, plan, data, config=config)), data
@@ -98,7 +104,7 @@ def ptq_db(graph: Graph, data: Normal, format_name: str = "int8") -> float:
 def test_channels_far_apart_are_brought_together_again():
     fp32 = cnn()
     spoiled = distorted(fp32)
-    mended = equalize(spoiled, IMAGES)
+    mended = equalize(spoiled, planned(spoiled), IMAGES)
     assert compare(fp32, mended, IMAGES).sqnr_db > 100, "the same function"
     whole, bad, good = (ptq_db(graph, IMAGES) for graph in (fp32, spoiled, mended))
     assert bad < whole - 6
@@ -110,30 +116,56 @@ def test_the_graph_that_is_given_is_not_changed():
     before = {
         name: t.values.copy() for name, t in spoiled.tensors().items() if hasattr(t, "values")
     }
-    equalize(spoiled, IMAGES)
+    equalize(spoiled, planned(spoiled), IMAGES)
     after = {name: t.values for name, t in spoiled.tensors().items() if hasattr(t, "values")}
     assert all(np.array_equal(before[name], after[name]) for name in before)
 
 
-def test_each_place_is_told_with_its_strength_or_with_the_reason_why_not():
+def test_each_place_is_told_with_its_gain_or_with_the_reason_why_not():
     told: list[Change] = []
-    equalize(distorted(cnn()), IMAGES, on_change=told.append)
+    spoiled = distorted(cnn())
+    equalize(spoiled, planned(spoiled), IMAGES, on_change=told.append)
     kinds = {change.node: change.kind for change in told}
     assert kinds == {"/a": "equalize", "/d": "equalize", "/y": "channels kept"}
-    assert all("strength" in change.detail for change in told if change.kind == "equalize")
+    equalized = [change.detail for change in told if change.kind == "equalize"]
+    assert all("% of what rounding" in detail for detail in equalized)
 
 
 def test_into_a_depthwise_layer_all_differences_go_for_its_scales_take_them_up():
-    told: list[Change] = []
     spoiled = distorted(cnn())
-    equalize(spoiled, IMAGES, on_change=told.append)
-    (stem,) = [change for change in told if change.node == "/a"]
-    assert "strength 1.0" in stem.detail
+    mended = equalize(spoiled, planned(spoiled), IMAGES)
+    assert spread_of(spoiled, "r") > 20
+    assert spread_of(mended, "r") < 3
+
+
+def spread_of(graph: Graph, tensor: str) -> float:
+    """The largest range of a channel, in the smallest one."""
+    (batch,) = IMAGES.batches(64)
+    value = TensorReader(graph, [tensor])(batch.inputs)[tensor]
+    amax = np.abs(value).max(axis=(0, 2, 3))
+    return float(amax.max() / amax.min())
+
+
+def test_what_is_predicted_of_rounding_is_what_it_does():
+    graph = cnn()
+    plan = planned(graph)
+    names = {placement.edge.tensor for placement in plan.placements}
+    weights = [name for name in names if name.startswith("w")]
+    seen = observe(graph, dict.fromkeys(names - set(weights), 1), weights, IMAGES.batches(4))
+    predicted = 0.0
+    for name, exposed in seen.items():
+        rows = exposed.amax.flatten(1).amax(1) if name in weights else exposed.amax.max()
+        gains = exposed.gain.flatten(1).sum(1) if name in weights else exposed.gain.sum()
+        predicted += float(((rows / 127) ** 2 / 12 * gains).sum())
+    (batch,) = IMAGES.batches(64)
+    wanted = TensorReader(graph, ["y"])(batch.inputs)["y"]
+    of_signal = predicted * wanted.var() / np.square(wanted).mean()
+    assert -10 * np.log10(of_signal) == pytest.approx(ptq_db(graph, IMAGES), abs=0.5)
 
 
 def test_with_four_bit_weights_no_more_is_moved_than_they_can_bear():
     spoiled = distorted(cnn())
-    mended = equalize(spoiled, IMAGES, quant_format=FORMATS["w4a8"])
+    mended = equalize(spoiled, planned(spoiled, "w4a8"), IMAGES)
     assert ptq_db(mended, IMAGES, "w4a8") > ptq_db(spoiled, IMAGES, "w4a8") - 0.5
 
 
@@ -142,7 +174,7 @@ def test_smoothing_takes_outliers_behind_a_normalization_into_the_weights():
     (image,) = fp32.inputs
     data = Normal(image.name, tuple(image.shape[1:]), samples=8, fixed=1)
     spoiled = distorted(fp32, producers=NORMS)
-    mended = equalize(spoiled, data, stages=("smooth",), samples=8)
+    mended = equalize(spoiled, planned(spoiled), data, stages=("smooth",), samples=8)
     assert compare(fp32, mended, data).sqnr_db > 90, "the same function"
     bad, good = ptq_db(spoiled, data), ptq_db(mended, data)
     assert good > bad + 3
@@ -154,7 +186,8 @@ def test_only_what_is_asked_for_is_done(stage):
     (image,) = fp32.inputs
     data = Normal(image.name, tuple(image.shape[1:]), samples=4, fixed=1)
     told: list[Change] = []
-    equalize(distorted(fp32), data, stages=(stage,), samples=4, on_change=told.append)
+    spoiled, told_to = distorted(fp32), told.append
+    equalize(spoiled, planned(spoiled), data, stages=(stage,), samples=4, on_change=told_to)
     assert {change.kind for change in told} - {"channels kept"} <= {stage}
 
 
@@ -167,7 +200,7 @@ def test_a_channel_that_is_dead_does_no_harm():
     bias = weights["b0"].values.copy()
     bias[3] = 0
     weights["b0"].values = bias
-    mended = equalize(fp32, IMAGES)
+    mended = equalize(fp32, planned(fp32), IMAGES)
     assert compare(fp32, mended, IMAGES).sqnr_db > 100
     values = [t.values for node in mended.nodes for t in node.inputs if hasattr(t, "values")]
     assert all(np.isfinite(array).all() for array in values)

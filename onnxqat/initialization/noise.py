@@ -1,0 +1,125 @@
+"""What rounding to codes does to a network's outputs, by first order.
+
+Rounding adds to each value of a tensor an error that is nearly uniform and independent of all
+others, of variance scale² / 12 (Bennett 1948). What the outputs see of it is that times the square
+of their derivative. The derivatives of all outputs with respect to all tensors come from a few
+backward passes of random combinations of the outputs: the mean square of a random combination's
+derivative is the sum of the outputs' squared ones (Hutchinson's estimator).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from onnxqat.bridge import to_torch
+from onnxqat.data import Batch
+from onnxqat.graph import Graph
+from onnxqat.training.names import parameters_by_name
+from onnxqat.training.run import run_module
+
+UNIFORM = 1 / 12
+"""Variance of a uniform error, in squared steps."""
+
+
+@dataclass(eq=False)
+class Exposed:
+    """A tensor, and how the outputs react to errors in it."""
+
+    amax: Tensor
+    """Largest magnitude: of each channel of an activation, [C]; of each value of a weight."""
+    gain: Tensor
+    """What an error of variance 1 in each value adds to the outputs' squared error over their
+    variance, in the mean over samples; shaped as `amax`. A value of 0 is rounded without error."""
+
+    def take(self, other: Exposed) -> None:
+        """Add what another batch shows."""
+        self.amax = torch.maximum(self.amax, other.amax)
+        self.gain = self.gain + other.gain
+
+
+def observe(
+    graph: Graph, axes: Mapping[str, int], weights: Sequence[str], batches: Iterable[Batch]
+) -> dict[str, Exposed]:
+    """The named activations and weights, by name, in float64.
+
+    Without what computes no gradient, as whatever is before an operator that torch does not know.
+
+    Args:
+        graph: A float graph.
+        axes: Activation -> the axis of its channels.
+        weights: Initializers.
+        batches: What the graph is run on; many small ones tell more than few large ones.
+
+    Raises:
+        ModelError: The graph computes no tensor of such a name.
+    """
+    observer = _Observer(graph, axes, weights)
+    found: dict[str, Exposed] = {}
+    samples = 0
+    for batch in batches:
+        samples += len(batch)
+        for name, seen in observer.look(batch):
+            if name in found:
+                found[name].take(seen)
+            else:
+                found[name] = seen
+    return {name: Exposed(x.amax.double(), x.gain.double() / samples) for name, x in found.items()}
+
+
+class _Observer:
+    """A graph in torch, with a gradient in everything that is observed."""
+
+    def __init__(self, graph: Graph, axes: Mapping[str, int], weights: Sequence[str]) -> None:
+        module = to_torch(graph, fallback="onnxruntime")
+        parameters = parameters_by_name(module)
+        self._weights = {name: parameters[name] for name in weights if name in parameters}
+        for parameter in module.parameters():
+            parameter.requires_grad_(False)
+        for weight in self._weights.values():
+            weight.requires_grad_(True)
+        self._inputs, self._outputs = module.input_names, module.output_names
+        self._axes = axes
+        known = {*self._inputs, *self._outputs}
+        self._module = module.with_outputs([name for name in axes if name not in known])
+        self._generator = torch.Generator().manual_seed(0)
+
+    def look(self, batch: Batch) -> Iterator[tuple[str, Exposed]]:
+        """What one batch shows of each."""
+        inputs = tuple(_with_gradient(batch.inputs[name]) for name in self._inputs)
+        values = run_module(self._module, inputs)
+        values.update(zip(self._inputs, inputs, strict=True))
+        seen: dict[str, Tensor] = {**self._weights}
+        seen |= {name: values[name] for name in self._axes if values[name].requires_grad}
+        gradients = torch.autograd.grad(
+            self._probe(values), tuple(seen.values()), allow_unused=True
+        )
+        for (name, value), gradient in zip(seen.items(), gradients, strict=True):
+            if gradient is not None:
+                amax, square = value.detach().abs(), gradient.square()
+                if name in self._axes:
+                    square = square * (value.detach() != 0)
+                    amax = amax.movedim(self._axes[name], 0).flatten(1).amax(1)
+                    square = square.movedim(self._axes[name], 0).flatten(1).sum(1)
+                yield name, Exposed(amax, square)
+
+    def _probe(self, values: Mapping[str, Tensor]) -> Tensor:
+        """A random combination of all outputs, each by its own deviation."""
+        total = torch.zeros(())
+        for name in self._outputs:
+            value = values[name]
+            if value.requires_grad:
+                draw = torch.randn(value.shape, generator=self._generator)
+                spread = value.detach().std(correction=0).clamp_min(1e-30)
+                total = total + (value * draw).sum() / (spread * value[:1].numel() ** 0.5)
+        return total
+
+
+def _with_gradient(array: NDArray[Any]) -> Tensor:
+    tensor = torch.from_numpy(array.copy())
+    return tensor.requires_grad_(tensor.is_floating_point())
