@@ -36,7 +36,7 @@ class Initialized:
 def equalized(
     graph: Graph,
     recipe: Recipe,
-    data: tuple[Dataset, Dataset | None],
+    data: tuple[Dataset, Dataset, Dataset | None],
     on_change: Callable[[Change], None],
     on_gain: Callable[[StageGain], None],
 ) -> Initialized:
@@ -48,14 +48,14 @@ def equalized(
     Args:
         graph: The prepared model.
         recipe: The recipe.
-        data: What calibrates, and what chooses the best step.
+        data: What calibrates, what is trained on, and what chooses the best step.
         on_change: Is told what the stages did.
         on_gain: Is told what each stage gained.
     """
     stages = recipe.initialization.float_stages
     if not stages:
         return Initialized(graph, ())
-    calibration, judge = data
+    calibration, train, judge = data
 
     def ratio(trial: Graph) -> float:
         plan = place(trial, config=recipe.placement)
@@ -70,7 +70,14 @@ def equalized(
         start = time.perf_counter()
         made: list[Change] = []
         plan = place(model, config=recipe.placement)
-        trial = equalize(model, plan, calibration, stages=(stage,), on_change=made.append)
+        trial = equalize(
+            model,
+            plan,
+            train,
+            stages=(stage,),
+            samples=recipe.initialization.samples,
+            on_change=made.append,
+        )
         after = ratio(trial)
         is_better = after >= before
         for change in made:

@@ -169,7 +169,7 @@ def _prepared(
     """The FP32 model in the form that all stages work on, equalized where the recipe says so."""
     changes: list[Change] = []
     fp32 = prepare(original, min_opset=recipe.placement.min_opset, on_change=changes.append)
-    roles = (data.calibration, data.validation)
+    roles = (data.calibration, data.train, data.validation)
     made = equalized(fp32, recipe, roles, changes.append, watch.on_gain)
     folder.save_prepared(made.model, changes)
     watch.on_prepared(changes)

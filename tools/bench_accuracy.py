@@ -120,8 +120,9 @@ class Bench:
         changed = onnxqat.equalize(
             prepared,
             onnxqat.place(prepared, config=asked),
-            _opened(prepared, recipe.data.calibration),
+            _opened(prepared, recipe.data.train),
             stages=job.float_stages,
+            samples=SAMPLES,
             on_change=changes.append,
         )
         made = Counter(change.kind for change in changes)

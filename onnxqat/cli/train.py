@@ -63,7 +63,7 @@ def equalize(
         Parameter(
             name="--samples", help="How many samples show ranges and gradients, from the first."
         ),
-    ] = 256,
+    ] = 1024,
     json: Json = False,
 ) -> int:
     """Write an FP32 model that computes the same, and loses less when it is quantized.

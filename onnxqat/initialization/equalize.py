@@ -62,7 +62,7 @@ def equalize(
     data: Dataset,
     *,
     stages: Sequence[str] = FLOAT_STAGES,
-    samples: int = 256,
+    samples: int = 1024,
     on_change: Callable[[Change], None] = ignore,
 ) -> Graph:
     """A graph that computes the same up to float32's rounding, easier to quantize.
@@ -73,7 +73,7 @@ def equalize(
             holds for the result as well.
         data: Samples, of which the first ones show ranges and gradients.
         stages: `equalize`, `smooth` or both.
-        samples: How many samples.
+        samples: How many samples. Few show too small ranges: on ResNet-20 256 cost 0.4 dB.
         on_change: Called with each place that was rescaled, or could not be, and why.
 
     Raises:
