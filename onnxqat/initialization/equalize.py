@@ -34,8 +34,9 @@ from onnxqat.core.plan import QuantPlan
 from onnxqat.core.spec import Edge, PerChannel, QuantDtype
 from onnxqat.data import Dataset
 from onnxqat.graph import Change, Graph
+from onnxqat.graph.channel_groups import Group, Layer, Refusal, groups
 from onnxqat.graph.names import Names
-from onnxqat.graph.rescale import Group, Layer, Refusal, as_matrix, groups, input_matrix, rescale
+from onnxqat.graph.rescale import as_matrix, input_matrix, rescale
 from onnxqat.initialization.config import FLOAT_STAGES
 from onnxqat.initialization.context import ignore
 from onnxqat.initialization.noise import UNIFORM, Exposed, observe

@@ -9,8 +9,9 @@ import pytest
 from onnx import numpy_helper, parser
 
 from onnxqat.graph import as_graph, prepare, to_model
+from onnxqat.graph.channel_groups import Group, Refusal, groups
 from onnxqat.graph.names import Names
-from onnxqat.graph.rescale import Group, Refusal, groups, rescale
+from onnxqat.graph.rescale import rescale
 from tests.support import networks
 
 HEAD = '<ir_version: 8, opset_import: ["" : 17]>\n'
@@ -85,6 +86,48 @@ CHAINS = {
             o = MatMul (p, v)
             y = MatMul (o, w_6_3)
         }""",
+    "residual sum with a constant, mean, gemm": """
+        net (float[n, 3, 8, 8] x) => (float[n, 5] y) {
+            a = Conv (x, w_6_3_1_1, b_6)
+            r = Relu (a)
+            c = Conv <pads = [1, 1, 1, 1]> (r, w_6_6_3_3, v_6)
+            s = Sum (c, r, b_6_1_1)
+            t = Relu (s)
+            m = ReduceMean <axes = [2, 3], keepdims = 0> (t)
+            y = Gemm (m, w_6_5)
+        }""",
+    "concat of a layer and its own input": """
+        net (float[n, 3, 8, 8] x) => (float[n, 5, 8, 8] y) {
+            a = Conv (x, w_6_3_1_1, b_6)
+            c = Conv (a, w_4_6_1_1)
+            j = Concat <axis = 1> (c, a)
+            y = Conv (j, w_5_10_1_1)
+        }""",
+    "shortcut of every other pixel, between channels of zeros": """
+        net (float[n, 3, 8, 8] x) => (float[n, 5, 1, 1] y) {
+            a = Conv (x, w_4_3_1_1, b_4)
+            c = Conv <strides = [2, 2]> (a, w_8_4_1_1)
+            s = Slice (a, starts_0_0, ends_8_8, axes_2_3, steps_2_2)
+            p = Pad (s, wide_8)
+            t = Add (p, c)
+            y = Conv <strides = [4, 4]> (t, w_5_8_1_1)
+        }""",
+    "channels backward, and parted": """
+        net (float[n, 3, 8, 8] x) => (float[n, 5, 8, 8] y) {
+            a = Conv (x, w_6_3_1_1, b_6)
+            b = Slice (a, starts_5, ends_m9, axes_1, steps_m1)
+            c, d = Split <axis = 1> (b, sizes_2_4)
+            p = Conv (c, w_5_2_1_1)
+            q = Conv (d, w_5_4_1_1)
+            y = Add (p, q)
+        }""",
+    "pool, reshape, gemm": """
+        net (float[n, 3, 8, 8] x) => (float[n, 5] y) {
+            a = Conv (x, w_6_3_1_1, b_6)
+            p = GlobalMaxPool (a)
+            f = Reshape (p, shape_m1_6)
+            y = Gemm (f, w_6_5)
+        }""",
     "squeeze and excitation": """
         net (float[n, 3, 8, 8] x) => (float[n, 4, 8, 8] y) {
             a = Conv (x, w_6_3_1_1, b_6)
@@ -98,6 +141,9 @@ CHAINS = {
 }  # fmt: skip
 
 
+PADS = {"pads": [0, 0, 1, 1, 0, 0, 1, 1], "wide": [0, 2, 0, 0, 0, 2, 0, 0]}
+
+
 def chain(name: str) -> onnx.ModelProto:
     """The network, with a constant for every name that tells its shape."""
     text = CHAINS[name].replace(
@@ -109,9 +155,13 @@ def chain(name: str) -> onnx.ModelProto:
     made = {output for node in model.graph.node for output in node.output}
     for constant in sorted({i for node in model.graph.node for i in node.input} - made - {"x"}):
         kind, *shape = constant.split("_")
-        values = rng.normal(size=[int(size) for size in shape]).astype(np.float32)
-        if kind == "pads":
-            values = np.array([0, 0, 1, 1, 0, 0, 1, 1], np.int64)
+        numbers = [int(size.replace("m", "-")) for size in shape]
+        if kind in ("starts", "ends", "axes", "steps", "sizes", "shape"):
+            values = np.array(numbers, np.int64)
+        elif kind in PADS:
+            values = np.array(PADS[kind], np.int64)
+        else:
+            values = rng.normal(size=numbers).astype(np.float32)
         model.graph.initializer.append(numpy_helper.from_array(values, constant))
     for node in model.graph.node:
         node.name = f"/{node.output[0]}"

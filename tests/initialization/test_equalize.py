@@ -16,8 +16,9 @@ from onnxqat.core.plan import QuantPlan
 from onnxqat.data import Batch
 from onnxqat.engine import compare
 from onnxqat.graph import Change, Graph, as_graph, insert, prepare
+from onnxqat.graph.channel_groups import NORMS, Group, groups
 from onnxqat.graph.names import Names
-from onnxqat.graph.rescale import NORMS, Group, groups, rescale
+from onnxqat.graph.rescale import rescale
 from onnxqat.initialization import equalize
 from onnxqat.initialization.noise import observe
 from onnxqat.placement import PlacementConfig, place

@@ -14,8 +14,9 @@ from onnxqat import initializer
 from onnxqat.cli.main import main
 from onnxqat.core.stage_gain import StageGain
 from onnxqat.graph import load, prepare, save
+from onnxqat.graph.channel_groups import Group, groups
 from onnxqat.graph.names import Names
-from onnxqat.graph.rescale import Group, groups, rescale
+from onnxqat.graph.rescale import rescale
 from onnxqat.initialization import STAGES
 from onnxqat.pipeline import Watch
 from onnxqat.run_folder import read_report
