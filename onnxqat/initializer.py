@@ -14,6 +14,7 @@ from onnxqat.data import Dataset
 from onnxqat.engine import compare
 from onnxqat.graph import Change, Graph, insert
 from onnxqat.initialization import equalize, initialize
+from onnxqat.initialization.context import ignore
 from onnxqat.placement import place
 from onnxqat.recipe import Recipe
 from onnxqat.run_folder import RunFolder
@@ -37,8 +38,8 @@ def equalized(
     graph: Graph,
     recipe: Recipe,
     data: tuple[Dataset, Dataset, Dataset | None],
-    on_change: Callable[[Change], None],
-    on_gain: Callable[[StageGain], None],
+    on_change: Callable[[Change], None] = ignore,
+    on_gain: Callable[[StageGain], None] = ignore,
 ) -> Initialized:
     """The prepared FP32 model after the recipe's stages for it, and what each gained when the model
     is quantized by the largest magnitudes; never one that lost by it.

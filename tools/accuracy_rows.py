@@ -49,7 +49,7 @@ FLOAT = "fp32"
 FORMATS = ("int8", "w4a8", "fp8", "w4a4")
 CALIBRATORS = ("max", "percentile", "entropy", "mse", "auto")
 WITH_LABELS = "mse+0.1*labels"
-TOGETHER = ("equalize", "reconstruct", "adaround", "bias_correction")
+TOGETHER = (*FLOAT_STAGES, "reconstruct", "adaround", "bias_correction")
 """Initialization stages of the row `init`, which gain one after the other on validation samples:
 channels in balance first, then blocks, then the rounding that the straight-through estimator
 leaves, then the biases. What does not gain on a model is undone."""

@@ -7,7 +7,8 @@
     control         FP32 after the training of `qat-labels`: what more training alone does
     ptq-METHOD      post-training quantization by each calibrator
     init-STAGE      `ptq-auto`, then one initialization stage
-    init            `equalize`, then `ptq-auto`, `reconstruct`, `adaround` and `bias_correction`
+    init            `equalize` and `smooth`, then `ptq-auto`, `reconstruct`, `adaround` and
+                    `bias_correction`
     qat             `ptq-auto`, then training without labels
     init+qat        `init`, then training without labels
     qat-labels      `ptq-auto`, then training with labels beside the FP32 outputs
@@ -35,7 +36,6 @@ import argparse
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
@@ -48,9 +48,11 @@ import onnxqat
 from onnxqat.calibration import CalibrationConfig
 from onnxqat.config_file import DataSource
 from onnxqat.core.interval import wilson
+from onnxqat.core.stage_gain import StageGain
 from onnxqat.data import Dataset
-from onnxqat.graph import Change, input_specs
+from onnxqat.graph import input_specs
 from onnxqat.initialization import InitializationConfig
+from onnxqat.initializer import equalized
 from onnxqat.placement import PlacementConfig
 from onnxqat.training import FinetuneConfig
 
@@ -116,17 +118,14 @@ class Bench:
         prepared = onnxqat.prepare(original, min_opset=asked.min_opset)
         if not job.float_stages:
             return prepared, ()
-        changes: list[Change] = []
-        changed = onnxqat.equalize(
-            prepared,
-            onnxqat.place(prepared, config=asked),
-            _opened(prepared, recipe.data.train),
-            stages=job.float_stages,
-            samples=SAMPLES,
-            on_change=changes.append,
+        data = (
+            _opened(prepared, recipe.data.calibration),
+            *self._to_learn_from(job, prepared),
         )
-        made = Counter(change.kind for change in changes)
-        return changed, tuple(f"{what}: {count}" for what, count in sorted(made.items()))
+        stages = InitializationConfig(stages=job.float_stages, samples=SAMPLES)
+        recipe = replace(recipe, placement=asked, initialization=stages)
+        made = equalized(prepared, recipe, data)
+        return made.model, tuple(map(_told, made.gains))
 
     def _quantized(self, job: Job, fp32: onnxqat.Graph, method: str) -> onnxqat.Graph:
         plan = onnxqat.place(fp32, config=PlacementConfig(format=job.format))
@@ -144,12 +143,7 @@ class Bench:
             threads=self._threads,
         )
         gains = onnxqat.initialize(student, teacher, train, config=config, validation=validation)
-        notes = tuple(
-            f"{gain.stage} {gain.before_db:.1f} to {gain.after_db:.1f} dB"
-            + ("" if gain.kept else ", undone")
-            for gain in gains
-        )
-        return Made(onnxqat.write_back(student), notes=notes)
+        return Made(onnxqat.write_back(student), notes=tuple(map(_told, gains)))
 
     def _trained(self, job: Job, models: tuple[onnxqat.Graph, onnxqat.Graph], loss: str) -> Made:
         student, teacher = (onnxqat.to_torch(model) for model in models)
@@ -187,6 +181,11 @@ class Bench:
             notes=made.notes,
             state=repository_state(),
         )
+
+
+def _told(gain: StageGain) -> str:
+    change = f"{gain.stage} {gain.before_db:.1f} to {gain.after_db:.1f} dB"
+    return change if gain.kept else f"{change}, undone"
 
 
 def _opened(graph: onnxqat.Graph, source: DataSource | None) -> Dataset:
