@@ -14,9 +14,10 @@
     qat-labels      `ptq-auto`, then training with labels beside the FP32 outputs
 
 Models, data and what serves for what are those of tools/recipes: what is reported is used for
-nothing else. Formats are int8, w4a8, fp8, and w4a4, which is a simulation. Agreement and SQNR are
-against FP32, top-1 has its 95 % interval (Wilson), and the time is of the row's own work, without
-that of the row it starts from.
+nothing else. Formats are int8, w4a8, fp8, and w4a4, which is a simulation, and leaves the first and
+the last layer at 8 bits, as is usual with so few. Agreement and SQNR are against FP32, top-1 has
+its 95 % interval (Wilson), and the time is of the row's own work, without that of the row it starts
+from.
 
 Each row is kept in FOLDER as JSON, with the model beside it and a key of all settings that it
 comes from: a broken-off table goes on where it stood, and a row whose settings have changed is made
@@ -54,6 +55,7 @@ from onnxqat.graph import input_specs
 from onnxqat.initialization import InitializationConfig
 from onnxqat.initializer import equalized
 from onnxqat.placement import PlacementConfig
+from onnxqat.placement.config import EndPolicy
 from onnxqat.training import FinetuneConfig
 
 OUT = TOOLS.parent / "out" / "accuracy"
@@ -114,7 +116,7 @@ class Bench:
         original = onnxqat.load(recipe.model)
         if job.format == FLOAT:
             return onnxqat.prepare(original), ()
-        asked = PlacementConfig(format=job.format)
+        asked = _placement(job)
         prepared = onnxqat.prepare(original, min_opset=asked.min_opset)
         if not job.float_stages:
             return prepared, ()
@@ -128,7 +130,7 @@ class Bench:
         return made.model, tuple(map(_told, made.gains))
 
     def _quantized(self, job: Job, fp32: onnxqat.Graph, method: str) -> onnxqat.Graph:
-        plan = onnxqat.place(fp32, config=PlacementConfig(format=job.format))
+        plan = onnxqat.place(fp32, config=_placement(job))
         config = CalibrationConfig(method=method, threads=self._threads)
         data = _opened(fp32, job.model.recipe.data.calibration)
         return onnxqat.insert(fp32, plan, onnxqat.calibrate(fp32, plan, data, config=config))
@@ -181,6 +183,12 @@ class Bench:
             notes=made.notes,
             state=repository_state(),
         )
+
+
+def _placement(job: Job) -> PlacementConfig:
+    """With 4-bit activations, the first and the last layer have 8 bits, as in the literature."""
+    ends: EndPolicy = "int8" if job.format == "w4a4" else "quantized"
+    return PlacementConfig(format=job.format, first_layer=ends, last_layer=ends)
 
 
 def _told(gain: StageGain) -> str:

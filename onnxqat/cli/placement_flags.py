@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 Texts = tuple[str, ...]
 Pairs = tuple[tuple[str, str], ...]
 LayerPolicy = Literal["quantized", "float"]
+EndPolicy = Literal["quantized", "float", "int8"]
 
 _SCORES = {"auto": None, "int8": True, "float": False}
 
@@ -58,11 +59,11 @@ class PlacementFlags:
         Texts, _several("--exclude-op", "Leave all nodes of this op type in float")
     ] = ()
     first_layer: Annotated[
-        LayerPolicy,
+        EndPolicy,
         Parameter(name="--first-layer", help="The first Conv, Gemm or MatMul behind an input."),
     ] = "quantized"
     last_layer: Annotated[
-        LayerPolicy,
+        EndPolicy,
         Parameter(name="--last-layer", help="The last Conv, Gemm or MatMul before an output."),
     ] = "quantized"
     narrow_convs: Annotated[

@@ -9,9 +9,9 @@ from difflib import get_close_matches
 import onnx_graphsurgeon as gs
 
 from onnxqat.core.errors import ConfigError
-from onnxqat.core.spec import QuantFormat
+from onnxqat.core.spec import FORMATS, QuantFormat
 from onnxqat.graph.query import consumers, producer
-from onnxqat.placement.config import PlacementConfig, format_named
+from onnxqat.placement.config import EndPolicy, PlacementConfig, format_named
 from onnxqat.placement.families import WEIGHTED
 
 _MATCHED = {"tensor": "tensor"}
@@ -28,7 +28,7 @@ def closed_nodes(graph: gs.Graph, config: PlacementConfig) -> dict[str, str]:
     """
     ops = {node.name: node.op for node in graph.nodes}
     closed: dict[str, str] = {}
-    for names, reason in (*_excluded(graph, ops, config), *_ends(graph, config)):
+    for names, reason in (*_excluded(graph, ops, config), *_ends(graph, config, "float")):
         closed.update(dict.fromkeys(names, reason))
     if config.include or config.include_between:
         included = {name for pattern in config.include for name in _matches(pattern, ops)}
@@ -50,6 +50,9 @@ def chosen_formats(graph: gs.Graph, config: PlacementConfig) -> dict[str, QuantF
         quant_format = format_named(name)
         for node in _matches(pattern, names):
             chosen.setdefault(node, quant_format)
+    for names, _ in _ends(graph, config, "int8"):
+        for node in names:
+            chosen.setdefault(node, FORMATS["int8"])
     return chosen
 
 
@@ -68,14 +71,22 @@ def _excluded(
         yield _matches(pattern, ops), f"excluded by the user's pattern '{pattern}'"
 
 
-def _ends(graph: gs.Graph, config: PlacementConfig) -> Iterator[tuple[list[str], str]]:
-    """The first and the last layers, where the user keeps them in float."""
-    if config.first_layer == "float":
+def _ends(
+    graph: gs.Graph, config: PlacementConfig, policy: EndPolicy
+) -> Iterator[tuple[list[str], str]]:
+    """The first and the last layers, where the user has this policy for them."""
+    if config.first_layer == policy:
         names = _reached(graph.inputs, _below, stops=WEIGHTED)
-        yield [x for x, op in names.items() if op in WEIGHTED], "the user keeps first layers float"
-    if config.last_layer == "float":
+        yield (
+            [x for x, op in names.items() if op in WEIGHTED],
+            f"the user keeps first layers {policy}",
+        )
+    if config.last_layer == policy:
         names = _reached(graph.outputs, _above, stops=WEIGHTED)
-        yield [x for x, op in names.items() if op in WEIGHTED], "the user keeps last layers float"
+        yield (
+            [x for x, op in names.items() if op in WEIGHTED],
+            f"the user keeps last layers {policy}",
+        )
 
 
 def _between(graph: gs.Graph, start: str, end: str) -> list[str]:

@@ -13,6 +13,7 @@ from onnxqat.placement.families import ACTIVATION_FUNCTIONS, RIDES_ALONG
 T = TypeVar("T")
 
 LayerPolicy = Literal["quantized", "float"]
+EndPolicy = Literal["quantized", "float", "int8"]
 """What becomes of the first or the last layers of a network."""
 
 
@@ -110,11 +111,12 @@ class PlacementConfig:
     """Pairs of tensors: the nodes on the ways from the first to the second stay in float."""
     exclude_ops: tuple[str, ...] = ()
     """Op types that stay in float."""
-    first_layer: LayerPolicy = "quantized"
+    first_layer: EndPolicy = "quantized"
     """`float` leaves each Conv, ConvTranspose, Gemm and MatMul in float that an input reaches over
-    no other: 8 bits may be too few for raw data."""
-    last_layer: LayerPolicy = "quantized"
-    """`float` leaves those in float from which an output is reached over no other."""
+    no other: 8 bits may be too few for raw data. `int8` gives them 8 bits, in any format, as the
+    literature on fewer bits does."""
+    last_layer: EndPolicy = "quantized"
+    """The same for those from which an output is reached over no other."""
     narrow_convs: LayerPolicy = "quantized"
     """`float` leaves Convs in float that have fewer than 16 channels in or out (P15)."""
     narrow_products: LayerPolicy = "quantized"

@@ -83,6 +83,20 @@ def test_the_first_and_the_last_layers_stay_in_float_if_wanted() -> None:
     assert convs_placed(last_layer="float") == {"one", "two", "side"}
 
 
+def test_the_first_and_the_last_layers_have_eight_bits_if_wanted() -> None:
+    weights = {"w": (8, 8, 3, 3), "v": (8, 8, 3, 3), "u": (8, 8, 3, 3)}
+    text = CHAIN.replace("(f, w)", "(f, v)").replace(
+        "[one] a = Conv <pads = [1,1,1,1]> (x, w)", "[one] a = Conv <pads = [1,1,1,1]> (x, u)"
+    )
+    config = PlacementConfig(format="w4a4", first_layer="int8", last_layer="int8")
+    plan = plan_of(text, weights, config)
+    types = {(x.edge.node, x.edge.index): plan.spec_of(x.edge).dtype for x in plan.placements}
+    for node in ("one", "three"):
+        assert types[node, 0] is types[node, 1] is QuantDtype.INT8
+    assert types["two", 0] is QuantDtype.INT4
+    assert types["two", 1] is QuantDtype.INT4_IN_INT8
+
+
 def test_layers_beside_each_other_are_first_or_last_together() -> None:
     text = CHAIN.replace("[three] y = Conv <pads = [1,1,1,1]> (f, w)", "y = Relu (f)")
     plan = plan_of(text, config=PlacementConfig(last_layer="float"))
