@@ -126,13 +126,22 @@ def _produces(node: gs.Node) -> int | None:
         return None
     if node.op in FOLD:
         return 1 if has_constant_weights(node) else None
-    if node.op == "MatMul" and _is_matrix(node.inputs[1]):
-        return -1
+    if node.op == "BatchNormalization":
+        return 1 if _is_affine(node) else None
+    return -1 if _scales_the_last_axis(node) else None
+
+
+def _scales_the_last_axis(node: gs.Node) -> bool:
     if node.op == "LayerNormalization":
-        return -1 if all(is_vector(tensor) for tensor in node.inputs[1:]) else None
-    if node.op == "Mul" and sum(is_vector(tensor) for tensor in node.inputs) == 1:
-        return -1
-    return None
+        return all(is_vector(tensor) for tensor in node.inputs[1:])
+    if node.op == "MatMul":
+        return _is_matrix(node.inputs[1])
+    return node.op == "Mul" and sum(map(is_vector, node.inputs)) == 1
+
+
+def _is_affine(node: gs.Node) -> bool:
+    """Whether a BatchNormalization computes with constants alone."""
+    return len(node.outputs) == 1 and all(is_vector(tensor) for tensor in node.inputs[1:])
 
 
 def _is_matrix(tensor: gs.Tensor) -> bool:
@@ -301,6 +310,8 @@ def _representatives(count: int, alike: Sequence[tuple[Ints, Ints]]) -> Ints:
 def _absorbs(node: gs.Node, index: int, axis: int) -> bool:
     """Whether a layer has weights that can take up factors of what it reads here."""
     weight = node.inputs[1] if index == 0 and len(node.inputs) > 1 else None
+    if node.op == "BatchNormalization":
+        return axis == 1 and index == 0 and _is_affine(node)
     if not isinstance(weight, gs.Constant) or not is_float(weight):
         return False
     if node.op in ("Conv", "ConvTranspose"):

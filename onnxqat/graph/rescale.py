@@ -51,12 +51,18 @@ def _divide_norm(node: gs.Node, factors: Doubles, names: Names) -> None:
         _replace(node, index, float64(node.inputs[index]) / factors, names)
 
 
+def _divide_batch_norm(node: gs.Node, factors: Doubles, names: Names) -> None:
+    for index in (1, 2):  # scale and bias
+        _replace(node, index, float64(node.inputs[index]) / factors, names)
+
+
 def _divide_mul(node: gs.Node, factors: Doubles, names: Names) -> None:
     index = next(i for i, tensor in enumerate(node.inputs) if is_vector(tensor))
     _replace(node, index, float64(node.inputs[index]) / factors, names)
 
 
 _DIVIDE: dict[str, Callable[[gs.Node, Doubles, Names], None]] = {
+    "BatchNormalization": _divide_batch_norm,
     "LayerNormalization": _divide_norm,
     "MatMul": _divide_matmul,
     "Mul": _divide_mul,
@@ -100,6 +106,8 @@ def as_matrix(node: gs.Node, weight: NDArray[Any]) -> NDArray[Any]:
 def _multiply(node: gs.Node, factors: Doubles, names: Names) -> None:
     """Multiply the weights that read each input channel."""
     weight = float64(node.inputs[1])
+    if node.op == "BatchNormalization":
+        _replace(node, 3, float64(node.inputs[3]) / factors, names)  # the mean of what it reads
     if node.op == "Conv":
         group = int(node.attrs.get("group", 1))
         split = weight.reshape(group, -1, *weight.shape[1:])

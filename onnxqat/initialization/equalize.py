@@ -91,11 +91,12 @@ def equalize(
     if not found:
         return result
     axes = {tied.name: tied.axis for group in found for tied in group.tensors}
+    edges = {_weight_edge(reader) for group in found for reader in group.readers}
     scales = _shared_scales(plan)
     seen = observe(
         graph,
         {name: axis for name, axis in axes.items() if name in scales},
-        sorted({_weight_edge(reader).tensor for group in found for reader in group.readers}),
+        sorted({edge.tensor for edge in edges if edge in plan.by_edge}),
         data.batches(SAMPLES_A_PASS, samples=samples),
     )
     names = Names(result)

@@ -121,6 +121,15 @@ CHAINS = {
             q = Conv (d, w_5_4_1_1)
             y = Add (p, q)
         }""",
+    "normalization before a layer and behind a sum": """
+        net (float[n, 3, 8, 8] x) => (float[n, 5, 8, 8] y) {
+            a = Conv (x, w_6_3_1_1, b_6)
+            c = Conv (a, w_6_6_1_1)
+            s = Add (a, c)
+            t = BatchNormalization (s, s_6, b_6, mean_6, variance_6)
+            r = Relu (t)
+            y = Conv (r, w_5_6_1_1)
+        }""",
     "pool, reshape, gemm": """
         net (float[n, 3, 8, 8] x) => (float[n, 5] y) {
             a = Conv (x, w_6_3_1_1, b_6)
@@ -162,6 +171,7 @@ def chain(name: str) -> onnx.ModelProto:
             values = np.array(PADS[kind], np.int64)
         else:
             values = rng.normal(size=numbers).astype(np.float32)
+            values = values**2 + 0.1 if kind == "variance" else values
         model.graph.initializer.append(numpy_helper.from_array(values, constant))
     for node in model.graph.node:
         node.name = f"/{node.output[0]}"
