@@ -38,6 +38,13 @@ loss = "{loss}"
 [build]
 backend = "none"
 """
+INITIALIZATION = """
+[initialization]
+stages = ["equalize", "reconstruct", "bias_correction"]
+samples = 64
+iterations = 10
+threads = 1
+"""
 LOSS = """
 import os, signal
 calls = []
@@ -108,6 +115,18 @@ def test_two_processes_train_what_one_trains(folder):
     start, control = values(folder / "two", "fp32"), values(folder / "two", "control")
     assert all(np.array_equal(start[name], control[name]) for name in start), "nothing to learn"
     assert done.stdout.count("agreement with FP32") == 1, "one process alone prints"
+
+
+def test_an_initialized_model_is_trained_by_two_as_by_one(tmp_path):
+    write_net(tmp_path, samples=320)
+    recipe = RECIPE.format(loss="mse").replace("control = true\n", "")
+    (tmp_path / "recipe.toml").write_text(recipe + INITIALIZATION)
+    onnxqat.run(tmp_path / "recipe.toml", tmp_path / "alone")
+    done = torchrun(tmp_path, "--out", str(tmp_path / "two"))
+    assert done.returncode == 0, done.stderr
+    one, two = (values(tmp_path / name, "init") for name in ("alone", "two"))
+    assert all(np.array_equal(one[name], two[name]) for name in one), "one process initializes"
+    require_close(tmp_path / "two", tmp_path / "alone")
 
 
 def test_a_process_that_dies_ends_the_run_which_fewer_can_go_on_with(folder):
