@@ -14,6 +14,7 @@ from onnxqat.core.precision import HEAVY_OPS, Precision, count_in, node_precisio
 from onnxqat.core.stage_gain import StageGain
 from onnxqat.core.summary import BudgetCheck, Gain, ModelRow, StageTime, Summary
 from onnxqat.graph import Graph
+from onnxqat.initialization.config import FLOAT_STAGES
 from onnxqat.recipe import Budget, Recipe
 from onnxqat.training import Finetuned
 
@@ -46,6 +47,12 @@ class Evidence:
     control: Finetuned | None = None
     """The FP32 model after the same training, where that was asked for."""
 
+    @property
+    def start(self) -> str:
+        """The model that the training started from."""
+        is_initialized = any(gain.stage not in FLOAT_STAGES for gain in self.initialization)
+        return INIT if is_initialized else "PTQ"
+
 
 def summarize(recipe: Recipe, evidence: Evidence, times: tuple[StageTime, ...]) -> Summary:
     """The summary of a run; what was not measured is None."""
@@ -69,8 +76,8 @@ def summarize(recipe: Recipe, evidence: Evidence, times: tuple[StageTime, ...]) 
 def _models(evidence: Evidence) -> Iterator[str]:
     """The columns of the table."""
     yield from ("FP32", "PTQ")
-    if evidence.initialization:
-        yield INIT
+    if evidence.start != "PTQ":
+        yield evidence.start
     yield "QAT"
     if evidence.control is not None:
         yield CONTROL
@@ -152,7 +159,7 @@ def _notes(evidence: Evidence, recipe: Recipe) -> tuple[str, ...]:
     """What the reader of the table has to know."""
     tuned, engines = evidence.tuned, evidence.engines
     notes = list(engines.refusals)
-    start = INIT if evidence.initialization else "PTQ"
+    start = evidence.start
     if not evidence.comparisons:
         notes.append("no [data.test] in the recipe, so no accuracy was measured")
     notes += [

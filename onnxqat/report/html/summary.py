@@ -38,9 +38,14 @@ class BudgetLine:
     text: str
 
 
+RESULT = "QAT"
+"""The model that a run is for; a control may come after it."""
+
+
 def tiles(summary: Summary) -> tuple[Tile, ...]:
-    """The figures of the last model against the others; those that were not measured left out."""
-    *others, row = summary.rows
+    """The figures of the result against the other models; those that were not measured left out."""
+    row = next((row for row in summary.rows if row.name == RESULT), summary.rows[-1])
+    others = [other for other in summary.rows if other is not row]
     found = (
         replace(
             _tile(summary.metric or "metric", row, others, lambda model: percent(model.metric)),
