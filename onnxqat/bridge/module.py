@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import torch
@@ -162,13 +163,20 @@ class OnnxModule(nn.Module):
         """The graph outputs for the graph inputs.
 
         Raises:
-            ModelError: An operator failed; the error names its node and its input shapes.
+            ModelError: An input is an array, or an operator failed; the error names its node and
+                its input shapes.
         """
         if len(inputs) != len(self.input_names):
             raise ModelError(
                 f"the model has {len(self.input_names)} inputs, and {len(inputs)} were given",
                 fix=f"pass, in this order: {', '.join(self.input_names)}",
             )
+        given: tuple[Any, ...] = inputs
+        for name, value in zip(self.input_names, given, strict=True):
+            if isinstance(value, np.ndarray):
+                raise ModelError(
+                    f"input '{name}' is a NumPy array", fix="pass torch.from_numpy(array)"
+                )
         with self._recomputation.during() if self.saves_memory else nullcontext():
             outputs = self._program.run(self._device(inputs), inputs, self._captured())
         return outputs[0] if len(outputs) == 1 else outputs

@@ -336,6 +336,13 @@ def test_a_failure_while_building_names_the_node() -> None:
         to_torch(model_of(text))
 
 
+def test_an_array_is_told_before_an_operator_stumbles_over_it() -> None:
+    module = to_torch(residual_net())
+    with pytest.raises(ModelError, match="'image' is a NumPy array") as told:
+        module(np.ones((1, 3, 8, 8), np.float32))
+    assert "from_numpy" in str(told.value)
+
+
 def test_a_wrong_number_of_inputs_is_told() -> None:
     module = to_torch(residual_net())
     with pytest.raises(ModelError, match="has 1 inputs, and 2 were given"):
