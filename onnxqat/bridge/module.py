@@ -25,6 +25,8 @@ from onnxqat.core.errors import ModelError
 from onnxqat.graph import Graph, as_graph
 
 _LOG = logging.getLogger("onnxqat.bridge")
+NUMBERS = "biufc"
+"""NumPy's kinds of types that torch has; strings stay arrays."""
 
 
 def to_torch(
@@ -163,8 +165,8 @@ class OnnxModule(nn.Module):
         """The graph outputs for the graph inputs.
 
         Raises:
-            ModelError: An input is an array, or an operator failed; the error names its node and
-                its input shapes.
+            ModelError: An input is an array of numbers, or an operator failed; the error names its
+                node and its input shapes.
         """
         if len(inputs) != len(self.input_names):
             raise ModelError(
@@ -173,7 +175,7 @@ class OnnxModule(nn.Module):
             )
         given: tuple[Any, ...] = inputs
         for name, value in zip(self.input_names, given, strict=True):
-            if isinstance(value, np.ndarray):
+            if isinstance(value, np.ndarray) and value.dtype.kind in NUMBERS:
                 raise ModelError(
                     f"input '{name}' is a NumPy array", fix="pass torch.from_numpy(array)"
                 )
