@@ -15,13 +15,13 @@ from onnxqat.engine import compare
 from onnxqat.graph import Change, Graph, insert
 from onnxqat.initialization import equalize, initialize
 from onnxqat.initialization.context import ignore
+from onnxqat.initialization.equalize import KEPT
 from onnxqat.placement import place
 from onnxqat.recipe import Recipe
 from onnxqat.run_folder import RunFolder
 from onnxqat.stage_keys import stage_key
 
 STAGE = "initialize"
-UNDONE = "channels kept"
 JUDGING_SAMPLES = 256
 """By which a stage for the FP32 model is judged, and as many that calibrate for that."""
 
@@ -63,7 +63,7 @@ def equalized(
         config = CalibrationConfig("max", samples=JUDGING_SAMPLES)
         quantized = insert(trial, plan, calibrate(trial, plan, calibration, config=config))
         found = compare(graph, quantized, judge or calibration, samples=JUDGING_SAMPLES)
-        return found.sqnr_db if found.sqnr_db == found.sqnr_db else -math.inf
+        return -math.inf if math.isnan(found.sqnr_db) else found.sqnr_db
 
     model, before = graph, ratio(graph)
     gains: list[StageGain] = []
@@ -77,12 +77,13 @@ def equalized(
             train,
             stages=(stage,),
             samples=recipe.initialization.samples,
+            threads=recipe.initialization.threads,
             on_change=made.append,
         )
         after = ratio(trial)
         is_better = after >= before
         for change in made:
-            undone = Change(UNDONE, change.node, f"the outputs lost by it: {change.detail}")
+            undone = Change(KEPT, change.node, f"the outputs lost by it: {change.detail}")
             on_change(change if is_better or change.kind != stage else undone)
         seconds = round(time.perf_counter() - start, 3)
         gains.append(StageGain(stage, before, after, is_better, seconds))

@@ -124,7 +124,9 @@ class Bench:
             _opened(prepared, recipe.data.calibration),
             *self._to_learn_from(job, prepared),
         )
-        stages = InitializationConfig(stages=job.float_stages, samples=SAMPLES)
+        stages = InitializationConfig(
+            stages=job.float_stages, samples=SAMPLES, threads=self._threads
+        )
         recipe = replace(recipe, placement=asked, initialization=stages)
         made = equalized(prepared, recipe, data)
         return made.model, tuple(map(_told, made.gains))

@@ -60,11 +60,17 @@ class PlacementFlags:
     ] = ()
     first_layer: Annotated[
         EndPolicy,
-        Parameter(name="--first-layer", help="The first Conv, Gemm or MatMul behind an input."),
+        Parameter(
+            name="--first-layer",
+            help="The first Conv, Gemm or MatMul behind an input. int8: in 8 bits, in any format.",
+        ),
     ] = "quantized"
     last_layer: Annotated[
         EndPolicy,
-        Parameter(name="--last-layer", help="The last Conv, Gemm or MatMul before an output."),
+        Parameter(
+            name="--last-layer",
+            help="The last Conv, Gemm or MatMul before an output. int8: in 8 bits, in any format.",
+        ),
     ] = "quantized"
     narrow_convs: Annotated[
         LayerPolicy,

@@ -64,6 +64,7 @@ def equalize(
             name="--samples", help="How many samples show ranges and gradients, from the first."
         ),
     ] = 1024,
+    threads: Threads = None,
     json: Json = False,
 ) -> int:
     """Write an FP32 model that computes the same, and loses less when it is quantized.
@@ -77,25 +78,25 @@ def equalize(
         model: The FP32 ONNX file.
     """
     from onnxqat.graph import load, prepare, save
-    from onnxqat.initialization import InitializationConfig
     from onnxqat.initialization import equalize as equalize_stage
+    from onnxqat.initialization.config import FLOAT_STAGES
     from onnxqat.placement import PlacementConfig, place
     from onnxqat.report.console import changes_table
 
     check_writable(output, inputs=[model])
-    config = InitializationConfig(stages=_names(stages))
     made: list[Change] = []
     prepared = prepare(load(model), on_change=made.append)
     equalized = equalize_stage(
         prepared,
         place(prepared, config=PlacementConfig(format=format)),
         _opened(data, prepared),
-        stages=config.float_stages,
+        stages=_names(stages),
         samples=samples,
+        threads=threads,
         on_change=made.append,
     )
     save(equalized, output)
-    rescaled = [change for change in made if change.kind in config.float_stages]
+    rescaled = [change for change in made if change.kind in FLOAT_STAGES]
     show.result(tuple(made), as_json=json, table=changes_table(rescaled))
     return 0
 

@@ -32,12 +32,6 @@ class Layer:
     channels: Ints
     """Of the group: one for each channel that the node computes, or reads."""
 
-    @property
-    def tensor(self) -> str:
-        """The activation that it reads."""
-        name: str = self.node.inputs[0].name
-        return name
-
 
 @dataclass(frozen=True, eq=False)
 class Tied:

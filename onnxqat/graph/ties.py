@@ -190,27 +190,25 @@ def _columns(matrix: gs.Tensor) -> int | None:
 
 
 def _tie_concat(at: Passed) -> list[Tie]:
-    node = at.node
-    rank = len(at.shape(node.outputs[0]))
-    if any(isinstance(tensor, gs.Constant) for tensor in node.inputs):
+    if any(isinstance(tensor, gs.Constant) for tensor in at.node.inputs):
         raise at.refuse("joins constants")
-    if node.attrs["axis"] % rank != at.axis % rank:
-        return [(tensor, at.same) for tensor in (*node.inputs, node.outputs[0])]
-    ends = np.cumsum([at.size(tensor) for tensor in node.inputs])
-    parts = np.split(np.arange(ends[-1]), ends[:-1])
-    return [(node.outputs[0], np.arange(ends[-1])), *zip(node.inputs, parts, strict=True)]
+    return _tie_parts(at, at.node.outputs[0], at.node.inputs)
 
 
 def _tie_split(at: Passed) -> list[Tie]:
-    node = at.node
-    rank = len(at.shape(node.inputs[0]))
     if at.index:
         raise at.refuse()
-    if node.attrs.get("axis", 0) % rank != at.axis % rank:
-        return [(tensor, at.same) for tensor in (node.inputs[0], *node.outputs)]
-    ends = np.cumsum([at.size(tensor) for tensor in node.outputs])
-    parts = np.split(np.arange(ends[-1]), ends[:-1])
-    return [(node.inputs[0], np.arange(ends[-1])), *zip(node.outputs, parts, strict=True)]
+    return _tie_parts(at, at.node.inputs[0], at.node.outputs)
+
+
+def _tie_parts(at: Passed, whole: gs.Tensor, parts: Sequence[gs.Tensor]) -> list[Tie]:
+    """Along the channels each part has its own of the whole; along another axis all of them."""
+    rank = len(at.shape(whole))
+    if at.node.attrs.get("axis", 0) % rank != at.axis % rank:
+        return [(tensor, at.same) for tensor in (whole, *parts)]
+    ends = np.cumsum([at.size(tensor) for tensor in parts])
+    own = np.split(np.arange(ends[-1]), ends[:-1])
+    return [(whole, np.arange(ends[-1])), *zip(parts, own, strict=True)]
 
 
 def _tie_slice(at: Passed) -> list[Tie]:

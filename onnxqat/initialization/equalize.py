@@ -30,6 +30,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from onnxqat.core.errors import ConfigError
 from onnxqat.core.plan import QuantPlan
 from onnxqat.core.spec import Edge, PerChannel, QuantDtype
 from onnxqat.data import Dataset
@@ -40,15 +41,18 @@ from onnxqat.graph.rescale import as_matrix, input_matrix, rescale
 from onnxqat.initialization.config import FLOAT_STAGES
 from onnxqat.initialization.context import ignore
 from onnxqat.initialization.noise import UNIFORM, Exposed, observe
+from onnxqat.training.setting import on_threads
 
 Doubles = NDArray[np.float64]
 
+KEPT = "channels kept"
+"""What a place is told of whose channels stay as they are."""
 ENOUGH_GAIN = 0.95
 """Channels are rescaled where that brings the error below this share of before."""
 SAMPLES_A_PASS = 4
 """Each backward pass combines the outputs anew: small batches make many of them."""
 STEPS = 300
-"""Of the search for factors; it takes a hundredth of a second for each 50 of them."""
+"""Of the search for factors."""
 STEP = 0.1
 """Of the factors' logarithms, falling to 0."""
 WIDEST = math.log(1000.0)
@@ -64,6 +68,7 @@ def equalize(
     *,
     stages: Sequence[str] = FLOAT_STAGES,
     samples: int = 1024,
+    threads: int | None = None,
     on_change: Callable[[Change], None] = ignore,
 ) -> Graph:
     """A graph that computes the same up to float32's rounding, easier to quantize.
@@ -75,17 +80,20 @@ def equalize(
         data: Samples, of which the first ones show ranges and gradients.
         stages: `equalize`, `smooth` or both.
         samples: How many samples. Few show too small ranges: on ResNet-20 256 cost 0.4 dB.
+        threads: Of torch on the CPU; None: torch's choice, every core.
         on_change: Called with each place that was rescaled, or could not be, and why.
 
     Raises:
+        ConfigError: A stage is none of these.
         DataError: The data does not fit the model.
         ModelError: The model cannot be run.
     """
+    _require_float(stages)
     result: Graph = graph.copy()
     found = []
     for group in groups(result):
         if isinstance(group, Refusal):
-            on_change(Change("channels kept", group.node, group.reason))
+            on_change(Change(KEPT, group.node, group.reason))
         elif _stage_of(group) in stages:
             found.append(group)
     if not found:
@@ -93,17 +101,27 @@ def equalize(
     axes = {tied.name: tied.axis for group in found for tied in group.tensors}
     edges = {_weight_edge(reader) for group in found for reader in group.readers}
     scales = _shared_scales(plan)
-    seen = observe(
-        graph,
-        {name: axis for name, axis in axes.items() if name in scales},
-        sorted({edge.tensor for edge in edges if edge in plan.by_edge}),
-        data.batches(SAMPLES_A_PASS, samples=samples),
-    )
-    names = Names(result)
-    for group in found:
-        error = _Error(group, plan, scales, seen)
-        on_change(_improve(group, error, names))
+    with on_threads(threads):
+        seen = observe(
+            graph,
+            {name: axis for name, axis in axes.items() if name in scales},
+            sorted({edge.tensor for edge in edges if edge in plan.by_edge}),
+            data.batches(SAMPLES_A_PASS, samples=samples),
+        )
+        errors = [_Error(group, plan, scales, seen) for group in found]
+        names = Names(result)
+        for group, error in zip(found, errors, strict=True):  # built before a weight changes
+            on_change(_improve(group, error, names))
     return result
+
+
+def _require_float(stages: Sequence[str]) -> None:
+    for stage in stages:
+        if stage not in FLOAT_STAGES:
+            raise ConfigError(
+                f"'{stage}' is no stage of the FP32 model",
+                fix=f"choose among: {', '.join(FLOAT_STAGES)}",
+            )
 
 
 def _stage_of(group: Group) -> str:
@@ -135,9 +153,7 @@ def _improve(group: Group, error: _Error, names: Names) -> Change:
     """Rescale a group by the best factors, if there are any."""
     factors, left = error.minimize()
     if not left < ENOUGH_GAIN:
-        return Change(
-            "channels kept", group.name, "no factors make the error at the outputs much smaller"
-        )
+        return Change(KEPT, group.name, "no factors make the error at the outputs much smaller")
     rescale(group, factors, names)
     readers = ", ".join(f"'{reader.node.name}'" for reader in group.readers)
     return Change(

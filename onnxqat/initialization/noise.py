@@ -92,12 +92,11 @@ class _Observer:
     def look(self, batch: Batch) -> Iterator[tuple[str, Exposed]]:
         """What one batch shows of each."""
         inputs = tuple(_with_gradient(batch.inputs[name]) for name in self._inputs)
-        values = run_module(self._module, inputs)
-        values.update(zip(self._inputs, inputs, strict=True))
+        values = run_module(self._module, inputs) | dict(zip(self._inputs, inputs, strict=True))
         seen: dict[str, Tensor] = {**self._weights}
-        seen |= {name: values[name] for name in self._axes if values[name].requires_grad}
+        seen |= {name: values[name] for name in self._axes if _has_gradient(values[name])}
         gradients = torch.autograd.grad(
-            self._probe(values), tuple(seen.values()), allow_unused=True
+            self._probe(values, len(batch)), tuple(seen.values()), allow_unused=True
         )
         for (name, value), gradient in zip(seen.items(), gradients, strict=True):
             if gradient is not None:
@@ -108,18 +107,24 @@ class _Observer:
                     square = square.movedim(self._axes[name], 0).flatten(1).sum(1)
                 yield name, Exposed(amax, square)
 
-    def _probe(self, values: Mapping[str, Tensor]) -> Tensor:
+    def _probe(self, values: Mapping[str, Tensor], samples: int) -> Tensor:
         """A random combination of all outputs, each by its own deviation."""
-        total = torch.zeros(())
+        total = torch.zeros((), requires_grad=True)
         for name in self._outputs:
             value = values[name]
-            if value.requires_grad:
+            if _has_gradient(value):
                 draw = torch.randn(value.shape, generator=self._generator)
-                spread = value.detach().std(correction=0).clamp_min(1e-30)
-                total = total + (value * draw).sum() / (spread * value[:1].numel() ** 0.5)
+                spread = value.detach().std(correction=0)
+                spread = torch.where(spread > 0, spread, 1.0)  # of one value, or of constants
+                total = total + (value * draw).sum() / (spread * (value.numel() / samples) ** 0.5)
         return total
 
 
 def _with_gradient(array: NDArray[Any]) -> Tensor:
     tensor = torch.from_numpy(array.copy())
     return tensor.requires_grad_(tensor.is_floating_point())
+
+
+def _has_gradient(value: object) -> bool:
+    """Not so of sequences, which are lists."""
+    return isinstance(value, Tensor) and value.requires_grad

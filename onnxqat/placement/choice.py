@@ -75,18 +75,14 @@ def _ends(
     graph: gs.Graph, config: PlacementConfig, policy: EndPolicy
 ) -> Iterator[tuple[list[str], str]]:
     """The first and the last layers, where the user has this policy for them."""
-    if config.first_layer == policy:
-        names = _reached(graph.inputs, _below, stops=WEIGHTED)
-        yield (
-            [x for x, op in names.items() if op in WEIGHTED],
-            f"the user keeps first layers {policy}",
-        )
-    if config.last_layer == policy:
-        names = _reached(graph.outputs, _above, stops=WEIGHTED)
-        yield (
-            [x for x, op in names.items() if op in WEIGHTED],
-            f"the user keeps last layers {policy}",
-        )
+    for which, chosen, tensors, nodes_of in (
+        ("first", config.first_layer, graph.inputs, _below),
+        ("last", config.last_layer, graph.outputs, _above),
+    ):
+        if chosen == policy:
+            reached = _reached(tensors, nodes_of, stops=WEIGHTED)
+            named = [name for name, op in reached.items() if op in WEIGHTED]
+            yield named, f"the user keeps {which} layers {policy}"
 
 
 def _between(graph: gs.Graph, start: str, end: str) -> list[str]:

@@ -13,6 +13,7 @@ from onnxqat.placement.families import ACTIVATION_FUNCTIONS, RIDES_ALONG
 T = TypeVar("T")
 
 LayerPolicy = Literal["quantized", "float"]
+"""What becomes of layers that 8 bits, or a kernel in them, may serve badly."""
 EndPolicy = Literal["quantized", "float", "int8"]
 """What becomes of the first or the last layers of a network."""
 

@@ -201,13 +201,13 @@ def feeds_of(model: onnx.ModelProto) -> dict[str, np.ndarray]:
 
 
 def rescaled(model: onnx.ModelProto) -> tuple[int, onnx.ModelProto]:
-    """All links rescaled by random factors of up to 30, either way."""
+    """All groups rescaled by random factors of up to 30, either way."""
     graph = prepare(as_graph(model))
     rng = np.random.default_rng(2)
-    found = [link for link in groups(graph) if isinstance(link, Group)]
+    found = [group for group in groups(graph) if isinstance(group, Group)]
     names = Names(graph)
-    for link in found:
-        rescale(link, 30 ** rng.uniform(-1, 1, link.size), names)
+    for group in found:
+        rescale(group, 30 ** rng.uniform(-1, 1, group.size), names)
     return len(found), to_model(graph)
 
 
@@ -269,7 +269,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_does_not_commute_ends_a_link_and_is_told(case):
+def test_what_does_not_commute_ends_a_group_and_is_told(case):
     call, reason = REFUSED[case]
     model = parser.parse_model(f"""{HEAD}
         net (float[n, 3, 8, 8] x) => (float[n, 4, k, k] y) {{

@@ -12,6 +12,7 @@ from onnx import numpy_helper, parser
 
 from onnxqat.calibration import CalibrationConfig, calibrate
 from onnxqat.calibration.runtime import TensorReader
+from onnxqat.core.errors import ConfigError
 from onnxqat.core.plan import QuantPlan
 from onnxqat.data import Batch
 from onnxqat.engine import compare
@@ -35,9 +36,35 @@ net (float[n, 3, 8, 8] x) => (float[n, 8, 8, 8] y)
     y = Conv (s, w2, b2)
 }
 """
+RESIDUAL = """
+<ir_version: 8, opset_import: ["" : 17]>
+net (float[n, 3, 8, 8] x) => (float[n, 8, 8, 8] y)
+{
+    a = Conv <pads = [1, 1, 1, 1]> (x, w0, b0)
+    r = Relu (a)
+    b = Conv <pads = [1, 1, 1, 1]> (r, v1, b1)
+    s = Relu (b)
+    c = Conv <pads = [1, 1, 1, 1]> (s, v2, b3)
+    d = Add (c, r)
+    t = Relu (d)
+    y = Conv (t, w2, b2)
+}
+"""
+SEVERAL = """
+<ir_version: 8, opset_import: ["" : 17]>
+net (float[n, 3, 8, 8] x) => (float mean, float[n, 8, 8, 8] zero, seq(float[n, 8, 8, 8]) all)
+{
+    a = Conv <pads = [1, 1, 1, 1]> (x, w0, b0)
+    r = Relu (a)
+    y = Conv (r, w2, b2)
+    mean = ReduceMean <keepdims = 0> (y)
+    zero = Sub (y, y)
+    all = SequenceConstruct (y, y)
+}
+"""
 SHAPES = {
     "w0": (16, 3, 3, 3), "b0": (16,), "w1": (16, 1, 3, 3), "b1": (16,), "w2": (8, 16, 1, 1),
-    "b2": (8,),
+    "b2": (8,), "v1": (16, 16, 3, 3), "v2": (16, 16, 3, 3), "b3": (16,),
 }  # fmt: skip
 
 
@@ -68,9 +95,16 @@ IMAGES = Normal("x", (3, 8, 8))
 
 
 def cnn() -> Graph:
+    return network(CNN)
+
+
+def network(text: str) -> Graph:
     rng = np.random.default_rng(0)
-    model = parser.parse_model(CNN)
+    model = parser.parse_model(text)
+    read = {name for node in model.graph.node for name in node.input}
     for name, shape in SHAPES.items():
+        if name not in read:
+            continue
         values = rng.normal(0, int(np.prod(shape[1:])) ** -0.5, shape).astype(np.float32)
         model.graph.initializer.append(numpy_helper.from_array(values, name))
     for node in model.graph.node:
@@ -84,9 +118,9 @@ def distorted(graph: Graph, *, producers: frozenset[str] | None = None) -> Graph
     graph = graph.copy()
     rng = np.random.default_rng(5)
     names = Names(graph)
-    for link in [link for link in groups(graph) if isinstance(link, Group)]:
-        if producers is None or all(x.node.op in producers for x in link.producers):
-            rescale(link, 100 ** rng.uniform(-0.5, 0.5, link.size), names)
+    for group in [group for group in groups(graph) if isinstance(group, Group)]:
+        if producers is None or all(x.node.op in producers for x in group.producers):
+            rescale(group, 100 ** rng.uniform(-0.5, 0.5, group.size), names)
     return graph
 
 
@@ -205,3 +239,25 @@ def test_a_channel_that_is_dead_does_no_harm():
     assert compare(fp32, mended, IMAGES).sqnr_db > 100
     values = [t.values for node in mended.nodes for t in node.inputs if hasattr(t, "values")]
     assert all(np.isfinite(array).all() for array in values)
+
+
+def test_the_factors_of_one_place_do_not_depend_on_those_of_the_place_before():
+    spoiled = distorted(network(RESIDUAL))
+    mended = equalize(spoiled, planned(spoiled, "w4a8"), IMAGES)
+    told: list[Change] = []
+    equalize(mended, planned(mended, "w4a8"), IMAGES, on_change=told.append)
+    assert {change.kind for change in told} == {"channels kept"}, "nothing is left to win"
+
+
+def test_outputs_of_one_value_and_sequences_beside_them_do_no_harm():
+    spoiled = distorted(network(SEVERAL))
+    data = Normal("x", (3, 8, 8), samples=8)
+    mended = equalize(spoiled, planned(spoiled), data)
+    assert spread_of(spoiled, "r") > 20
+    assert spread_of(mended, "r") < 8
+
+
+def test_a_stage_of_the_quantized_model_is_an_error():
+    graph = cnn()
+    with pytest.raises(ConfigError, match="'adaround' is no stage of the FP32 model"):
+        equalize(graph, planned(graph), IMAGES, stages=("equalize", "adaround"))
