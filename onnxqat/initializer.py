@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from onnxqat.bridge import to_torch, write_back
-from onnxqat.calibration import CalibrationConfig, calibrate
+from onnxqat.calibration import calibrate
 from onnxqat.core.stage_gain import StageGain
 from onnxqat.data import Dataset
 from onnxqat.engine import compare
@@ -23,7 +23,7 @@ from onnxqat.stage_keys import stage_key
 
 STAGE = "initialize"
 JUDGING_SAMPLES = 256
-"""By which a stage for the FP32 model is judged, and as many that calibrate for that."""
+"""By which a stage for the FP32 model is judged, and at most as many that calibrate for that."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def equalized(
     on_gain: Callable[[StageGain], None] = ignore,
 ) -> Initialized:
     """The prepared FP32 model after the recipe's stages for it, and what each gained when the model
-    is quantized by the largest magnitudes; never one that lost by it.
+    is quantized as the recipe says; never one that lost by it.
 
     It takes seconds and comes out the same each time, so that it is not kept to go on from.
 
@@ -56,31 +56,23 @@ def equalized(
     stages = recipe.initialization.float_stages
     if not stages:
         return Initialized(graph, ())
-    calibration, train, judge = data
-
-    def ratio(trial: Graph) -> float:
-        plan = place(trial, config=recipe.placement)
-        config = CalibrationConfig("max", samples=JUDGING_SAMPLES)
-        quantized = insert(trial, plan, calibrate(trial, plan, calibration, config=config))
-        found = compare(graph, quantized, judge or calibration, samples=JUDGING_SAMPLES)
-        return -math.inf if math.isnan(found.sqnr_db) else found.sqnr_db
-
-    model, before = graph, ratio(graph)
+    train = data[1]
+    model, before = graph, _quantized_db(graph, graph, recipe, data)
     gains: list[StageGain] = []
     for stage in stages:
         start = time.perf_counter()
         made: list[Change] = []
-        plan = place(model, config=recipe.placement)
         trial = equalize(
             model,
-            plan,
+            place(model, config=recipe.placement),
             train,
             stages=(stage,),
             samples=recipe.initialization.samples,
             threads=recipe.initialization.threads,
             on_change=made.append,
         )
-        after = ratio(trial)
+        is_changed = any(change.kind == stage for change in made)
+        after = _quantized_db(graph, trial, recipe, data) if is_changed else before
         is_better = after >= before
         for change in made:
             undone = Change(KEPT, change.node, f"the outputs lost by it: {change.detail}")
@@ -91,6 +83,19 @@ def equalized(
         if is_better:
             model, before = trial, after
     return Initialized(model, tuple(gains))
+
+
+def _quantized_db(
+    fp32: Graph, trial: Graph, recipe: Recipe, data: tuple[Dataset, Dataset, Dataset | None]
+) -> float:
+    """The worst output's signal-to-quantization-noise ratio after a trial is quantized, in dB."""
+    calibration, _, judge = data
+    few = min(recipe.calibration.samples or JUDGING_SAMPLES, JUDGING_SAMPLES)
+    plan = place(trial, config=recipe.placement)
+    config = replace(recipe.calibration, samples=few)
+    quantized = insert(trial, plan, calibrate(trial, plan, calibration, config=config))
+    found = compare(fp32, quantized, judge or calibration, samples=JUDGING_SAMPLES)
+    return -math.inf if math.isnan(found.sqnr_db) else found.sqnr_db
 
 
 def initialized(

@@ -129,6 +129,12 @@ class Job:
         return self.row.float_stages or (() if start is None else start.float_stages)
 
     @property
+    def calibrator(self) -> str | None:
+        """By which it, or what it starts from, is quantized."""
+        start = self.start
+        return self.row.calibrator or (None if start is None else start.calibrator)
+
+    @property
     def steps(self) -> int:
         """Of training."""
         steps = self.model.steps

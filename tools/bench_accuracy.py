@@ -127,7 +127,9 @@ class Bench:
         stages = InitializationConfig(
             stages=job.float_stages, samples=SAMPLES, threads=self._threads
         )
-        recipe = replace(recipe, placement=asked, initialization=stages)
+        assert job.calibrator is not None
+        calibration = CalibrationConfig(method=job.calibrator, threads=self._threads)
+        recipe = replace(recipe, placement=asked, calibration=calibration, initialization=stages)
         made = equalized(prepared, recipe, data)
         return made.model, tuple(map(_told, made.gains))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,19 @@ import pytest
 
 import onnxqat
 from onnxqat import initializer
+from onnxqat.calibration import CalibrationConfig, calibrate
 from onnxqat.cli.main import main
 from onnxqat.core.stage_gain import StageGain
-from onnxqat.graph import load, prepare, save
+from onnxqat.data import open_data
+from onnxqat.engine import compare
+from onnxqat.graph import input_specs, insert, load, prepare, save
 from onnxqat.graph.channel_groups import Group, groups
 from onnxqat.graph.names import Names
 from onnxqat.graph.rescale import rescale
-from onnxqat.initialization import STAGES
+from onnxqat.initialization import STAGES, InitializationConfig
 from onnxqat.pipeline import Watch
+from onnxqat.placement import place
+from onnxqat.recipe import read_recipe
 from onnxqat.run_folder import read_report
 from tests.support.nets import write_net
 
@@ -96,6 +102,38 @@ def test_the_gains_are_in_the_summary_the_folder_and_the_report(finished):
     page = (out / "report.html").read_text(encoding="utf-8")
     assert f"bias_correction: {gain.before_db:.1f} dB → {gain.after_db:.1f} dB" in page
     assert read_report(out).summary == summary
+
+
+@pytest.mark.parametrize("method", ["max", "percentile"])
+def test_a_stage_of_the_fp32_model_is_judged_by_the_recipes_calibrator(folder, method):
+    recipe = read_recipe(folder / "recipe.toml")
+    recipe = replace(recipe, calibration=CalibrationConfig(method, percentile=97.0))
+    fp32 = prepare(load(folder / "net.onnx"))
+    data = open_data(str(folder / "data.npz"), input_specs(fp32))
+    (gain, _) = initializer.equalized(
+        fp32,
+        replace(recipe, initialization=InitializationConfig(("equalize", "smooth"))),
+        (data, data, None),
+    ).gains
+    plan = place(fp32, config=recipe.placement)
+    ranges = calibrate(fp32, plan, data, config=recipe.calibration)
+    plain = compare(fp32, insert(fp32, plan, ranges), data).sqnr_db
+    assert gain.before_db == pytest.approx(plain, abs=1e-6)
+
+
+def test_a_stage_that_finds_nothing_to_change_is_not_measured_again(folder, monkeypatch):
+    recipe = read_recipe(folder / "recipe.toml")
+    recipe = replace(recipe, initialization=InitializationConfig(("smooth",)))
+    fp32 = prepare(load(folder / "net.onnx"))
+    data = open_data(str(folder / "data.npz"), input_specs(fp32))
+    compared: list[object] = []
+    monkeypatch.setattr(
+        initializer, "compare", lambda *args, **kw: compared.append(args) or compare(*args, **kw)
+    )
+    (gain,) = initializer.equalized(fp32, recipe, (data, data, None)).gains
+    assert gain.kept
+    assert gain.after_db == gain.before_db
+    assert len(compared) == 1
 
 
 def test_the_initialized_model_differs_from_ptq_in_values_only(finished):
