@@ -71,8 +71,9 @@ def equalize(
 
     Factors move from the channels of an activation, which share one scale, into the weights behind:
     equalize from layer to layer, through residual sums too, smooth from a normalization to the
-    layers behind it. They are chosen so that rounding does the least to the outputs. What cannot be
-    moved, and why, is told by --json.
+    layers behind it. They are chosen so that rounding does the least to the outputs. A limit as of
+    ReLU6 stays: what reaches farther than in the samples may be cut by it, so give several hundred.
+    What cannot be moved, and why, is told by --json.
 
     Args:
         model: The FP32 ONNX file.

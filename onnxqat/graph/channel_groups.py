@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -16,7 +17,7 @@ import onnx_graphsurgeon as gs
 from onnxqat.graph.graph import Graph, is_onnx
 from onnxqat.graph.passes.affine import FOLD, channels_of, has_constant_weights
 from onnxqat.graph.query import consumers, is_float, is_output, producer
-from onnxqat.graph.ties import TIES, Ints, Passed, RefusedError
+from onnxqat.graph.ties import TIES, Ints, Passed, RefusedError, limit_of
 
 NORMS = frozenset({"LayerNormalization", "Mul"})
 """What ends in a product with one constant a channel."""
@@ -57,6 +58,17 @@ class Bias:
 
 
 @dataclass(frozen=True, eq=False)
+class Limit:
+    """A Clip in between, which may cut what is multiplied."""
+
+    tensor: str
+    """What it computes."""
+    magnitude: float
+    """At which it cuts."""
+    channels: Ints
+
+
+@dataclass(frozen=True, eq=False)
 class Group:
     """Channels that can only be divided together with nothing else but these layers' weights."""
 
@@ -66,6 +78,9 @@ class Group:
     producers: tuple[Layer, ...]
     readers: tuple[Layer, ...]
     biases: tuple[Bias, ...]
+    limits: tuple[Limit, ...]
+    """A channel with one may be divided by less than 1 as far as its values then stay below it, and
+    by more than 1 not at all."""
 
     @property
     def name(self) -> str:
@@ -181,6 +196,7 @@ class _Search:
         self._producers: list[Layer] = []
         self._readers: list[Layer] = []
         self._biases: list[Bias] = []
+        self._limits: list[Limit] = []
 
     def run(self, node: gs.Node, axis: int) -> Group:
         """The group of what a layer computes.
@@ -208,6 +224,7 @@ class _Search:
             settled(self._producers),
             settled(self._readers),
             tuple(Bias(b.node, b.index, compact[b.channels], b.behind) for b in self._biases),
+            tuple(Limit(x.tensor, x.magnitude, compact[x.channels]) for x in self._limits),
         )
 
     def _fresh(self, count: int) -> Ints:
@@ -265,6 +282,8 @@ class _Search:
         ids = self._fresh(1 + max(int(channels.max(initial=0)) for _, channels in ties))
         for tensor, channels in ties:
             self._reach(tensor, at.axis, ids[channels])
+        if at.node.op == "Clip" and (magnitude := limit_of(at.node) or 0.0) < inf:
+            self._limits.append(Limit(at.node.outputs[0].name, magnitude, ids[at.same]))
         tied = {tensor.name for tensor, _ in ties}
         for index, tensor in enumerate(at.node.inputs):
             if at.node.op in ("Add", "Sum") and isinstance(tensor, gs.Constant):

@@ -27,7 +27,9 @@ Floats = NDArray[np.float32]
 
 
 def rescale(group: Group, factors: Doubles, names: Names) -> None:
-    """Divide the activations of a group by factors [size] > 0; the network computes the same."""
+    """Divide the activations of a group by factors [size] > 0; the network computes the same, but
+    where a limit of the group cuts what it did not cut before.
+    """
     for layer in group.producers:
         divide = _DIVIDE.get(layer.node.op, _divide_layer)
         divide(layer.node, factors[layer.channels], names)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import prod
+from math import inf, prod
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -25,6 +25,8 @@ SPATIAL = (
     "Upsample",
 )  # fmt: skip
 """Commute with factors along axis 1. (Pools pad with what does not count, Resize interpolates.)"""
+NO_LIMIT = 1e30
+"""What exporters write for a side of Clip that is open: the largest float32, say."""
 
 
 class RefusedError(Exception):
@@ -82,6 +84,34 @@ def _tie_elementwise(at: Passed) -> list[Tie]:
     if at.index:
         raise at.refuse()
     return [(at.node.inputs[0], at.same), (at.node.outputs[0], at.same)]
+
+
+def _tie_clip(at: Passed) -> list[Tie]:
+    """Commutes as far as no value reaches a limit: see `limit_of`."""
+    if limit_of(at.node) is None:
+        raise at.refuse("has limits that are not known, or beside 0")
+    return _tie_elementwise(at)
+
+
+def limit_of(node: gs.Node) -> float | None:
+    """The magnitude that a Clip cuts at, infinite if at none; None where it is not known, or where
+    a Clip does not let 0 pass.
+    """
+    sides = []
+    for index, name in ((1, "min"), (2, "max")):
+        side = node.inputs[index] if len(node.inputs) > index else None
+        if side is None or side.is_empty():
+            value = node.attrs.get(name)
+        else:
+            constant = constant_value(side)
+            if constant is None:
+                return None
+            value = constant.item()
+        sides.append(inf if value is None or abs(value) > NO_LIMIT else float(value))
+    low, high = sides[0] if sides[0] < inf else -inf, sides[1]
+    if not low <= 0 <= high:
+        return None
+    return min(high, -low if low < 0 else inf)
 
 
 def _tie_spatial(at: Passed) -> list[Tie]:
@@ -234,6 +264,7 @@ TIES: dict[str, Callable[[Passed], list[Tie]]] = {
     **dict.fromkeys(("Flatten", "Reshape", "Squeeze"), _tie_flat),
     **dict.fromkeys(("Add", "Sum"), _tie_sum),
     **dict.fromkeys(("Div", "Mul"), _tie_product),
+    "Clip": _tie_clip,
     "Concat": _tie_concat,
     "MatMul": _tie_matmul,
     "Pad": _tie_pad,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -25,6 +26,11 @@ from onnxqat.training.run import run_module
 
 UNIFORM = 1 / 12
 """Variance of a uniform error, in squared steps."""
+SHARES = torch.exp2(torch.arange(-63, 1) / 8).double()
+"""Of a limit, [64]: where the gain of what lies below is told apart, eight to an octave."""
+
+
+NO_LIMITS: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclass(eq=False)
@@ -36,15 +42,29 @@ class Exposed:
     gain: Tensor
     """What an error of variance 1 in each value adds to the outputs' squared error over their
     variance, in the mean over samples; shaped as `amax`. A value of 0 is rounded without error."""
+    spread: Tensor | None = None
+    """Of a limited activation, [C, 64]: the gain of the values up to each of `SHARES`."""
 
     def take(self, other: Exposed) -> None:
         """Add what another batch shows."""
         self.amax = torch.maximum(self.amax, other.amax)
         self.gain = self.gain + other.gain
+        if self.spread is not None and other.spread is not None:
+            self.spread = self.spread + other.spread
+
+    def mean(self, samples: int) -> Exposed:
+        """In float64, with the gain of one sample."""
+        spread = None if self.spread is None else self.spread / samples
+        return Exposed(self.amax.double(), self.gain.double() / samples, spread)
 
 
 def observe(
-    graph: Graph, axes: Mapping[str, int], weights: Sequence[str], batches: Iterable[Batch]
+    graph: Graph,
+    axes: Mapping[str, int],
+    weights: Sequence[str],
+    batches: Iterable[Batch],
+    *,
+    limits: Mapping[str, float] = NO_LIMITS,
 ) -> dict[str, Exposed]:
     """The named activations and weights, by name, in float64.
 
@@ -55,11 +75,12 @@ def observe(
         axes: Activation -> the axis of its channels.
         weights: Initializers.
         batches: What the graph is run on; many small ones tell more than few large ones.
+        limits: Activation -> the magnitude that none of its values exceeds.
 
     Raises:
         ModelError: The graph computes no tensor of such a name.
     """
-    observer = _Observer(graph, axes, weights)
+    observer = _Observer(graph, axes, weights, limits)
     found: dict[str, Exposed] = {}
     samples = 0
     for batch in batches:
@@ -69,13 +90,19 @@ def observe(
                 found[name].take(seen)
             else:
                 found[name] = seen
-    return {name: Exposed(x.amax.double(), x.gain.double() / samples) for name, x in found.items()}
+    return {name: exposed.mean(samples) for name, exposed in found.items()}
 
 
 class _Observer:
     """A graph in torch, with a gradient in everything that is observed."""
 
-    def __init__(self, graph: Graph, axes: Mapping[str, int], weights: Sequence[str]) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        axes: Mapping[str, int],
+        weights: Sequence[str],
+        limits: Mapping[str, float],
+    ) -> None:
         module = to_torch(graph, fallback="onnxruntime")
         parameters = parameters_by_name(module)
         self._weights = {name: parameters[name] for name in weights if name in parameters}
@@ -84,7 +111,7 @@ class _Observer:
         for weight in self._weights.values():
             weight.requires_grad_(True)
         self._inputs, self._outputs = module.input_names, module.output_names
-        self._axes = axes
+        self._axes, self._limits = axes, limits
         known = {*self._inputs, *self._outputs}
         self._module = module.with_outputs([name for name in axes if name not in known])
         self._generator = torch.Generator().manual_seed(0)
@@ -100,12 +127,20 @@ class _Observer:
         )
         for (name, value), gradient in zip(seen.items(), gradients, strict=True):
             if gradient is not None:
-                amax, square = value.detach().abs(), gradient.square()
-                if name in self._axes:
-                    square = square * (value.detach() != 0)
-                    amax = amax.movedim(self._axes[name], 0).flatten(1).amax(1)
-                    square = square.movedim(self._axes[name], 0).flatten(1).sum(1)
-                yield name, Exposed(amax, square)
+                yield name, self._exposed(name, value.detach().abs(), gradient.square())
+
+    def _exposed(self, name: str, magnitude: Tensor, square: Tensor) -> Exposed:
+        """From its magnitudes and its squared derivatives."""
+        if name not in self._axes:
+            return Exposed(magnitude, square)
+        magnitude, square = (
+            values.movedim(self._axes[name], 0).flatten(1) for values in (magnitude, square)
+        )
+        square = square * (magnitude != 0)
+        spread = None
+        if name in self._limits:
+            spread = _spread(magnitude / self._limits[name], square)
+        return Exposed(magnitude.amax(1), square.sum(1), spread)
 
     def _probe(self, values: Mapping[str, Tensor], samples: int) -> Tensor:
         """A random combination of all outputs, each by its own deviation."""
@@ -118,6 +153,13 @@ class _Observer:
                 spread = torch.where(spread > 0, spread, 1.0)  # of one value, or of constants
                 total = total + (value * draw).sum() / (spread * (value.numel() / samples) ** 0.5)
         return total
+
+
+def _spread(shares: Tensor, square: Tensor) -> Tensor:
+    """Sums of [C, n] squares by the share of the limit that each value has, [C, 64]."""
+    bins = torch.bucketize(shares, SHARES.float()).clamp_max(len(SHARES) - 1)
+    sums = torch.zeros(len(shares), len(SHARES), dtype=torch.float64)
+    return sums.scatter_add_(1, bins, square.double())
 
 
 def _with_gradient(array: NDArray[Any]) -> Tensor:

@@ -201,10 +201,10 @@ def feeds_of(model: onnx.ModelProto) -> dict[str, np.ndarray]:
 
 
 def rescaled(model: onnx.ModelProto) -> tuple[int, onnx.ModelProto]:
-    """All groups rescaled by random factors of up to 30, either way."""
+    """All groups without a limit rescaled by random factors of up to 30, either way."""
     graph = prepare(as_graph(model))
     rng = np.random.default_rng(2)
-    found = [group for group in groups(graph) if isinstance(group, Group)]
+    found = [group for group in groups(graph) if isinstance(group, Group) and not group.limits]
     names = Names(graph)
     for group in found:
         rescale(group, 30 ** rng.uniform(-1, 1, group.size), names)
@@ -259,7 +259,8 @@ def test_in_networks_of_many_kinds_as_well(name):
 
 
 REFUSED = {
-    "a limit": ("m = Clip (a, zero, six)", "Clip"),
+    "a limit that is computed": ("m = Clip (a, zero, peak)", "Clip"),
+    "a limit that 0 does not pass": ("m = Clip (a, one, six)", "Clip"),
     "a function that is not homogeneous": ("m = Sigmoid (a)", "Sigmoid"),
     "a sum with an input": ("m = Add (a, x)", "'x' is an input"),
     "a product with itself": ("m = Mul (a, a)", "its like"),
@@ -273,6 +274,7 @@ def test_what_does_not_commute_ends_a_group_and_is_told(case):
     call, reason = REFUSED[case]
     model = parser.parse_model(f"""{HEAD}
         net (float[n, 3, 8, 8] x) => (float[n, 4, k, k] y) {{
+            peak = ReduceMax <keepdims = 0> (x)
             a = Conv (x, w)
             {call}
             y = Conv (m, v)
@@ -292,6 +294,42 @@ def test_what_does_not_commute_ends_a_group_and_is_told(case):
     first, *_ = groups(prepare(as_graph(model)))
     assert isinstance(first, Refusal)
     assert reason in first.reason
+
+
+CLIPS = {
+    "of ReLU6": ("Clip (a, zero, six)", [6.0]),
+    "on both sides": ("Clip (a, below, six)", [3.0]),
+    "below alone": ("Clip (a, below)", [3.0]),
+    "none, as of Relu": ("Clip (a, zero)", []),
+    "none, as exporters write it": ("Clip (a, zero, huge)", []),
+}
+
+
+@pytest.mark.parametrize("case", CLIPS)
+def test_a_limit_is_told_and_what_stays_below_it_may_be_multiplied(case):
+    call, magnitudes = CLIPS[case]
+    model = parser.parse_model(f"""{HEAD}
+        net (float[n, 3, 8, 8] x) => (float[n, 4, 8, 8] y) {{
+            a = Conv (x, w)
+            m = {call}
+            y = Conv (m, v)
+        }}""")
+    rng = np.random.default_rng(4)
+    constants = {
+        "w": 0.05 * rng.normal(size=(3, 3, 1, 1)).astype(np.float32),
+        "v": rng.normal(size=(4, 3, 1, 1)).astype(np.float32),
+        "zero": np.float32(0), "six": np.float32(6), "below": np.float32(-3),
+        "huge": np.float32(3.4028235e38),
+    }  # fmt: skip
+    read = {name for node in model.graph.node for name in node.input}
+    for name in constants.keys() & read:
+        model.graph.initializer.append(numpy_helper.from_array(np.asarray(constants[name]), name))
+    graph = prepare(as_graph(model))
+    group, *_ = groups(graph)
+    assert isinstance(group, Group)
+    assert [limit.magnitude for limit in group.limits] == magnitudes
+    rescale(group, np.array([0.25, 0.5, 1.0]), Names(graph))
+    assert_equal(model, to_model(graph))
 
 
 def test_weights_that_two_layers_share_are_parted():

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper, parser
 
 from onnxqat.calibration import CalibrationConfig, calibrate
@@ -21,7 +22,7 @@ from onnxqat.graph.channel_groups import NORMS, Group, groups
 from onnxqat.graph.names import Names
 from onnxqat.graph.rescale import rescale
 from onnxqat.initialization import equalize
-from onnxqat.initialization.noise import observe
+from onnxqat.initialization.noise import SHARES, _spread, observe
 from onnxqat.placement import PlacementConfig, place
 from tests.support.networks import vit
 
@@ -60,6 +61,16 @@ net (float[n, 3, 8, 8] x) => (float mean, float[n, 8, 8, 8] zero, seq(float[n, 8
     mean = ReduceMean <keepdims = 0> (y)
     zero = Sub (y, y)
     all = SequenceConstruct (y, y)
+}
+"""
+LIMITED = """
+<ir_version: 8, opset_import: ["" : 17]>
+net (float[n, 3, 8, 8] x) => (float[n, 8, 8, 8] y)
+<float zero = {0.0}, float six = {6.0}>
+{
+    a = Conv <pads = [1, 1, 1, 1]> (x, w0, b0)
+    r = Clip (a, zero, six)
+    y = Conv (r, w2, b2)
 }
 """
 SHAPES = {
@@ -175,10 +186,15 @@ def test_into_a_depthwise_layer_all_differences_go_for_its_scales_take_them_up()
 
 def spread_of(graph: Graph, tensor: str) -> float:
     """The largest range of a channel, in the smallest one."""
+    amax = amax_of(graph, tensor)
+    return float(amax.max() / amax.min())
+
+
+def amax_of(graph: Graph, tensor: str) -> np.ndarray:
+    """The largest magnitude of each channel."""
     (batch,) = IMAGES.batches(64)
     value = TensorReader(graph, [tensor])(batch.inputs)[tensor]
-    amax = np.abs(value).max(axis=(0, 2, 3))
-    return float(amax.max() / amax.min())
+    return np.abs(value).max(axis=(0, 2, 3))
 
 
 def test_what_is_predicted_of_rounding_is_what_it_does():
@@ -247,6 +263,31 @@ def test_the_factors_of_one_place_do_not_depend_on_those_of_the_place_before():
     told: list[Change] = []
     equalize(mended, planned(mended, "w4a8"), IMAGES, on_change=told.append)
     assert {change.kind for change in told} == {"channels kept"}, "nothing is left to win"
+
+
+def test_below_a_limit_channels_are_multiplied_as_far_as_they_reach():
+    graph = network(LIMITED)
+    weights = {t.name: t for node in graph.nodes for t in node.inputs if hasattr(t, "values")}
+    sizes = np.geomspace(0.25, 16.0, 16).astype(np.float32)  # of the channels
+    weights["w0"].values = weights["w0"].values * sizes[:, None, None, None]
+    before = amax_of(graph, "r")
+    mended = equalize(graph, planned(graph), IMAGES)
+    after = amax_of(mended, "r")
+    factors = before / after
+    assert (factors < 1.001).all(), "none is divided, lest it escape its limit"
+    assert (before == 6).any(), "some reach the limit"
+    assert np.allclose(factors[before == 6], 1, atol=0.1), "and stay, or nearly"
+    assert (after[before < 3] > 1.3 * before[before < 3]).all()
+    assert compare(graph, mended, IMAGES).sqnr_db > 40
+    assert ptq_db(mended, IMAGES) > ptq_db(graph, IMAGES) + 1
+
+
+def test_what_a_limit_cuts_is_weighed_as_measured():
+    shares = torch.tensor([[0.2, 0.5, 1.0], [0.05, 0.7, 0.9]])
+    spread = _spread(shares, torch.tensor([[1.0, 2.0, 4.0], [8.0, 16.0, 32.0]]))
+    assert spread.sum(1).tolist() == [7, 56]
+    cut = (SHARES > 0.6).float().double() @ spread.T
+    assert cut.tolist() == [4, 48]
 
 
 def test_outputs_of_one_value_and_sequences_beside_them_do_no_harm():
