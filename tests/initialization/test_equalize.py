@@ -270,6 +270,7 @@ def test_below_a_limit_channels_are_multiplied_as_far_as_they_reach():
     weights = {t.name: t for node in graph.nodes for t in node.inputs if hasattr(t, "values")}
     sizes = np.geomspace(0.25, 16.0, 16).astype(np.float32)  # of the channels
     weights["w0"].values = weights["w0"].values * sizes[:, None, None, None]
+    weights["w2"].values = weights["w2"].values / sizes[:, None, None]
     before = amax_of(graph, "r")
     mended = equalize(graph, planned(graph), IMAGES)
     after = amax_of(mended, "r")
