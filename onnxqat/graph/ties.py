@@ -95,10 +95,10 @@ def _tie_clip(at: Passed) -> list[Tie]:
 
 def limit_of(node: gs.Node) -> float | None:
     """The magnitude that a Clip cuts at, infinite if at none; None where it is not known, or where
-    a Clip does not let 0 pass.
+    a Clip lets 0 not pass, or nothing else.
     """
-    sides = []
-    for index, name in ((1, "min"), (2, "max")):
+    reaches = []
+    for index, name, sign in ((1, "min", -1), (2, "max", 1)):
         side = node.inputs[index] if len(node.inputs) > index else None
         if side is None or side.is_empty():
             value = node.attrs.get(name)
@@ -107,11 +107,10 @@ def limit_of(node: gs.Node) -> float | None:
             if constant is None:
                 return None
             value = constant.item()
-        sides.append(inf if value is None or abs(value) > NO_LIMIT else float(value))
-    low, high = sides[0] if sides[0] < inf else -inf, sides[1]
-    if not low <= 0 <= high:
+        reaches.append(inf if value is None or abs(value) > NO_LIMIT else sign * float(value))
+    if min(reaches) < 0 or max(reaches) == 0:
         return None
-    return min(high, -low if low < 0 else inf)
+    return min(reach for reach in reaches if reach > 0)  # a side that ends at 0 cuts off none
 
 
 def _tie_spatial(at: Passed) -> list[Tie]:

@@ -261,6 +261,7 @@ def test_in_networks_of_many_kinds_as_well(name):
 REFUSED = {
     "a limit that is computed": ("m = Clip (a, zero, peak)", "Clip"),
     "a limit that 0 does not pass": ("m = Clip (a, one, six)", "Clip"),
+    "a limit that 0 alone passes": ("m = Clip (a, zero, zero)", "Clip"),
     "a function that is not homogeneous": ("m = Sigmoid (a)", "Sigmoid"),
     "a sum with an input": ("m = Add (a, x)", "'x' is an input"),
     "a product with itself": ("m = Mul (a, a)", "its like"),
@@ -300,6 +301,7 @@ CLIPS = {
     "of ReLU6": ("Clip (a, zero, six)", [6.0]),
     "on both sides": ("Clip (a, below, six)", [3.0]),
     "below alone": ("Clip (a, below)", [3.0]),
+    "below, and nothing above 0": ("Clip (a, below, zero)", [3.0]),
     "none, as of Relu": ("Clip (a, zero)", []),
     "none, as exporters write it": ("Clip (a, zero, huge)", []),
 }
