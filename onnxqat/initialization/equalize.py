@@ -190,9 +190,9 @@ class _Part:
     def __call__(self, logarithms: Tensor) -> Tensor:
         """The outputs' error, with the factors' logarithms [size]."""
         factors = logarithms[self.channels].exp()
-        spread = factors if self.is_weight else 1 / factors
-        largest = (self.amax * spread).clamp_max(self.limit).max(1)
-        gain = self.gain / spread**2
+        times = factors if self.is_weight else 1 / factors
+        largest = (self.amax * times).clamp_max(self.limit).max(1)
+        gain = self.gain / times**2
         total = gain.sum(1)
         if self.is_weight:  # a row's largest weight is its last code, without error
             total = total - gain.gather(1, largest.indices[:, None])[:, 0]
