@@ -282,7 +282,7 @@ class _Search:
         ids = self._fresh(1 + max(int(channels.max(initial=0)) for _, channels in ties))
         for tensor, channels in ties:
             self._reach(tensor, at.axis, ids[channels])
-        if at.node.op == "Clip" and (magnitude := limit_of(at.node) or 0.0) < inf:
+        if (magnitude := limit_of(at)) < inf:
             self._limits.append(Limit(at.node.outputs[0].name, magnitude, ids[at.same]))
         tied = {tensor.name for tensor, _ in ties}
         for index, tensor in enumerate(at.node.inputs):

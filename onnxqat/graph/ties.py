@@ -87,16 +87,20 @@ def _tie_elementwise(at: Passed) -> list[Tie]:
 
 
 def _tie_clip(at: Passed) -> list[Tie]:
-    """Commutes as far as no value reaches a limit: see `limit_of`."""
-    if limit_of(at.node) is None:
-        raise at.refuse("has limits that are not known, or beside 0")
+    """Commutes as far as no value reaches a limit."""
+    limit_of(at)
     return _tie_elementwise(at)
 
 
-def limit_of(node: gs.Node) -> float | None:
-    """The magnitude that a Clip cuts at, infinite if at none; None where it is not known, or where
-    a Clip lets 0 not pass, or nothing else.
+def limit_of(at: Passed) -> float:
+    """The magnitude that a Clip cuts at; infinite if at none, as any other operator.
+
+    Raises:
+        RefusedError: It is not known, or 0 does not pass, or nothing else does.
     """
+    node = at.node
+    if node.op != "Clip":
+        return inf
     reaches = []
     for index, name, sign in ((1, "min", -1), (2, "max", 1)):
         side = node.inputs[index] if len(node.inputs) > index else None
@@ -105,12 +109,13 @@ def limit_of(node: gs.Node) -> float | None:
         else:
             constant = constant_value(side)
             if constant is None:
-                return None
+                raise at.refuse("has limits that are computed")
             value = constant.item()
         reaches.append(inf if value is None or abs(value) > NO_LIMIT else sign * float(value))
-    if min(reaches) < 0 or max(reaches) == 0:
-        return None
-    return min(reach for reach in reaches if reach > 0)  # a side that ends at 0 cuts off none
+    open_sides = [reach for reach in reaches if reach > 0]  # one that ends at 0 cuts off none
+    if min(reaches) < 0 or not open_sides:
+        raise at.refuse("has limits beside 0")
+    return min(open_sides)
 
 
 def _tie_spatial(at: Passed) -> list[Tie]:

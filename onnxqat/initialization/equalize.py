@@ -164,11 +164,12 @@ def _improve(group: Group, error: _Error, names: Names) -> Change:
         return Change(KEPT, group.name, "no factors make the error at the outputs much smaller")
     rescale(group, factors, names)
     readers = ", ".join(f"'{reader.node.name}'" for reader in group.readers)
+    cut = "; what reaches farther than in the samples may be cut" if group.limits else ""
     return Change(
         _stage_of(group),
         group.name,
         f"ranges moved into {readers} by factors of {factors.min():.2g} to {factors.max():.2g}: "
-        f"{left:.0%} of what rounding them does to the outputs is left",
+        f"{left:.0%} of what rounding them does to the outputs is left{cut}",
     )
 
 

@@ -122,6 +122,8 @@ class _Observer:
         values = run_module(self._module, inputs) | dict(zip(self._inputs, inputs, strict=True))
         seen: dict[str, Tensor] = {**self._weights}
         seen |= {name: values[name] for name in self._axes if _has_gradient(values[name])}
+        if not seen:  # of a plan that quantizes nothing of it
+            return
         gradients = torch.autograd.grad(
             self._probe(values, len(batch)), tuple(seen.values()), allow_unused=True
         )

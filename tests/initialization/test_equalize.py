@@ -303,3 +303,11 @@ def test_a_stage_of_the_quantized_model_is_an_error():
     graph = cnn()
     with pytest.raises(ConfigError, match="'adaround' is no stage of the FP32 model"):
         equalize(graph, planned(graph), IMAGES, stages=("equalize", "adaround"))
+
+
+def test_where_nothing_is_quantized_nothing_is_changed():
+    graph = cnn()
+    told: list[Change] = []
+    plan = place(graph, config=PlacementConfig(exclude=(".*",)))
+    equalize(graph, plan, IMAGES, on_change=told.append)
+    assert {change.kind for change in told} == {"channels kept"}
