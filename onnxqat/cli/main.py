@@ -28,6 +28,7 @@ app = App(
     version=__version__,
     help="Quantization-aware training of ONNX files for TensorRT: FP32 ONNX and data in, "
     "fine-tuned Q/DQ ONNX out, with the evidence beside it.",
+    suppress_keyboard_interrupt=False,  # `main` answers it, as all else
 )
 COMMANDS = (
     *whole.COMMANDS,

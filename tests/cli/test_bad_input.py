@@ -204,6 +204,19 @@ def heeds_ctrl_c():
 
 
 @pytest.mark.usefixtures("heeds_ctrl_c")
+def test_ctrl_c_in_any_command_is_answered_with_nothing_written(tmp_path, net, capsys):
+    loader = tmp_path / "loader.py"
+    loader.write_text(
+        "import signal\ndef load_data():\n    signal.raise_signal(signal.SIGINT)\n    yield {}\n"
+    )
+    out = tmp_path / "out.onnx"
+    code = run("quantize", net[0], "--data", f"{loader}:load_data", "-o", out)
+    assert code == 2
+    assert "interrupted; nothing half-written was left" in capsys.readouterr().err
+    assert not out.exists()
+
+
+@pytest.mark.usefixtures("heeds_ctrl_c")
 def test_ctrl_c_in_training_keeps_the_best_so_far(tmp_path, net):
     qdq, out = tmp_path / "qdq.onnx", tmp_path / "qat.onnx"
     assert run("quantize", net[0], "--data", net[1], "-o", qdq) == 0
