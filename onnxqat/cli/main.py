@@ -22,6 +22,10 @@ BAD_INPUT = 2
 GC_THRESHOLD = 50_000
 """Objects made between two searches for garbage: at Python's 700 a short command spends a twelfth
 of its time on looking through modules and graphs that stay until its end."""
+WAITING = ("OMP_WAIT_POLICY", "PASSIVE")
+"""Torch's threads sleep while they wait for each other, if the user does not say otherwise. That
+loses nothing where a core is free, and spinning beside another process takes the core from the very
+thread that is waited for: two fine-tunings on two cores take 144 s so, and 20 s asleep."""
 
 app = App(
     name="onnxqat",
@@ -65,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logging.NullHandler()
     )  # the commands show it themselves
     gc.set_threshold(GC_THRESHOLD)
+    os.environ.setdefault(*WAITING)  # read once, when torch is loaded, which commands do themselves
     try:
         code = app(
             sys.argv[1:] if arguments is None else arguments,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -148,6 +149,24 @@ def test_quantize_does_not_import_torch(files, tmp_path):
         "sys.exit(code or any(name in sys.modules for name in ('torch', 'tensorrt_rtx')))"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("chosen", "does_spin"), [({}, False), ({"OMP_WAIT_POLICY": "ACTIVE"}, True)]
+)
+def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(chosen, does_spin):
+    script = "from onnxqat.cli.main import main; main(['--version']); import torch"
+    kept = {name: value for name, value in os.environ.items() if "OMP_" not in name}
+    said = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**kept, **chosen, "OMP_DISPLAY_ENV": "verbose"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stderr
+    if "GOMP_SPINCOUNT" not in said:
+        pytest.skip("this build of torch computes with another OpenMP than GNU's")
+    assert ("GOMP_SPINCOUNT = '0'" not in said) == does_spin  # as OpenMP itself reports it
 
 
 def test_quantize_reads_its_data_options_from_a_toml_file(files, tmp_path):
