@@ -2,6 +2,8 @@
 
 It is handed the whole model as one serialized proto, which ends at 2 GB and costs several copies of
 the weights. It does not look at a weight's values, so big ones are shown to it as graph inputs.
+It does insist on a type and a shape of each output, which graph editors leave out and ONNX Runtime
+and TensorRT do without.
 """
 
 from __future__ import annotations
@@ -26,11 +28,13 @@ def check_model(model: onnx.ModelProto) -> None:
     """Run the ONNX checker.
 
     Raises:
-        ModelError: The checker rejects the model, in its own words, or graphs nest too deeply.
+        ModelError: The checker rejects the model, in its own words, an input has no shape, or
+            graphs nest too deeply.
     """
     _check_depth(model.graph)
+    _check_inputs(model.graph)
     try:
-        onnx.checker.check_model(without_weights(model))
+        onnx.checker.check_model(_with_output_types(without_weights(model)))
     except onnx.checker.ValidationError as error:
         raise ModelError(
             f"the ONNX checker rejects the model: {str(error).strip()}",
@@ -50,6 +54,30 @@ def _check_depth(graph: onnx.GraphProto) -> None:
         at=f"graph '{level[0].name}'",
         fix="flatten the If, Loop or Scan nodes",
     )
+
+
+def _check_inputs(graph: onnx.GraphProto) -> None:
+    """The checker does not say which input it misses a shape of."""
+    for entry in graph.input:
+        kind = entry.type
+        if kind.HasField("tensor_type") and not kind.tensor_type.HasField("shape"):
+            raise ModelError(
+                "the model does not say the shape of an input",
+                tensor=entry.name,
+                fix="state it, names for dynamic dimensions: polygraphy surgeon sanitize "
+                f"--override-input-shapes '{entry.name}:[batch,3,224,224]' MODEL -o OUT",
+            )
+
+
+def _with_output_types(copy: onnx.ModelProto) -> onnx.ModelProto:
+    """The same copy, where outputs that say nothing are numbers of some shape."""
+    for output in copy.graph.output:
+        kind = output.type.WhichOneof("value") or "tensor_type"
+        if kind == "tensor_type":
+            tensor = output.type.tensor_type
+            tensor.elem_type = tensor.elem_type or TensorProto.FLOAT
+            tensor.shape.SetInParent()
+    return copy
 
 
 def without_weights(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -27,7 +27,7 @@ def infer_shapes(graph: Graph) -> tuple[str, ...]:
     """Give the graph's inner variables the types and shapes that ONNX infers; changes the graph.
 
     Known types and dimensions stay and unknown ones are filled in. Inputs and outputs stay as they
-    are declared.
+    are declared; an output of which the file says no type or shape gets one.
 
     Returns:
         The variables whose declared shape is not what the nodes make, and was corrected.
@@ -116,6 +116,9 @@ def _learn(graph: gs.Graph, proto: onnx.GraphProto) -> Iterator[str]:
     for entry in proto.value_info:
         if entry.name in variables and _fill(variables[entry.name], entry):
             yield entry.name
+    for output, entry in zip(graph.outputs, proto.output, strict=True):
+        if isinstance(output, gs.Variable) and (output.dtype is None or output.shape is None):
+            _fill(output, entry)
     for node, node_proto in zip(graph.nodes, proto.node, strict=True):
         for attribute in node_proto.attribute:
             if attribute.HasField("g"):

@@ -17,7 +17,7 @@ from onnxqat.graph.passes.functions import inline_functions
 from onnxqat.graph.passes.identity import drop_identities
 from onnxqat.graph.passes.names import drop_initializer_inputs, name_nodes
 from onnxqat.graph.passes.opset import raise_opset
-from onnxqat.graph.passes.pools import count_padding
+from onnxqat.graph.passes.pools import clip_windows, count_padding
 from onnxqat.graph.passes.shapes import fold_shapes
 from onnxqat.graph.passes.unused import drop_training, drop_unused
 
@@ -45,11 +45,11 @@ def prepare(
     """A graph that computes the same, in the form that the later stages need.
 
     Constants are folded, also shapes that the file declares; BatchNormalization and constant
-    biases are folded into the layer before; average pools are written in the form that compiles to
-    INT8; Identity, inference-time Dropout and unused nodes are
-    gone; nodes have unique names; tensors have types and shapes as far as ONNX can infer them.
-    Graph inputs and outputs keep names, types and dynamic dimensions, Q/DQ pairs stay, and the
-    opset is raised to `min_opset` where it is lower, never lowered.
+    biases are folded into the layer before; pools are written in the form that compiles, and to
+    INT8; Identity, inference-time Dropout and unused nodes are gone; nodes have unique names;
+    tensors have types and shapes as far as ONNX can infer them. Graph inputs and outputs keep
+    names, types and dynamic dimensions, Q/DQ pairs stay, and the opset is raised to `min_opset`
+    where it is lower, never lowered.
 
     Args:
         graph: Any graph; it is not changed.
@@ -81,6 +81,7 @@ def _changes(graph: Graph, min_opset: int) -> Iterator[Change]:
         yield from raise_opset(graph, min_opset)
     yield from _repeat(FOLDS, graph)
     yield from fold_affine(graph)
+    yield from clip_windows(graph)
     yield from count_padding(graph)
     yield from drop_unused(graph)
     yield from name_nodes(graph)

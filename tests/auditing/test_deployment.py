@@ -6,12 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
 from onnx import helper, numpy_helper
 
-from onnxqat.auditing import AuditConfig, audit
+from onnxqat.auditing import AuditConfig, audit, fix
+from onnxqat.core.errors import BuildError
 from onnxqat.core.finding import Finding
-from onnxqat.graph import load
+from onnxqat.engine import build
+from onnxqat.graph import as_graph, load
+from tests.support.compile import needs_compiler
 from tests.support.qdq_text import conv
+from tests.support.runtime import run
 
 
 def found(model: onnx.ModelProto | Path, *codes: str, **choice: object) -> tuple[Finding, ...]:
@@ -111,3 +116,42 @@ def test_four_bit_weights_in_odd_blocks_are_found() -> None:
 
     assert [(x.rule, x.node) for x in found(weights(32), "QDQ017")] == [("QDQ017", "W_DQ")]
     assert found(weights(64), "QDQ017") == ()
+
+
+def pool(op: str, size: str, window: int, strides: int = 1) -> onnx.ModelProto:
+    """A pool of square windows, rounded up."""
+    pair = f"kernel_shape = [{window}, {window}], strides = [{strides}, {strides}], ceil_mode = 1"
+    return onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : 17]> net (float[1, 2, {size}] x) => '
+        f"(float[1, 2, h, w] y) {{ [pool] y = {op} <{pair}> (x) }}"
+    )
+
+
+@needs_compiler
+@pytest.mark.parametrize("op", ["AveragePool", "MaxPool"])
+def test_a_window_that_the_compiler_refuses_is_found_and_clipped_to_its_input(op: str) -> None:
+    model = pool(op, "4, 5", window=320, strides=320)
+    with pytest.raises(BuildError):
+        build(as_graph(model), backend="rtx")
+
+    (finding,) = found(model, "DEP007")
+    fixed = fix(model, config=AuditConfig(select=("DEP007",)))
+
+    assert (finding.node, finding.is_fixable, fixed.left) == ("pool", True, ())
+    build(fixed.graph, backend="rtx")
+    x = np.random.default_rng(0).standard_normal((1, 2, 4, 5)).astype(np.float32)
+    np.testing.assert_array_equal(run(fixed.graph, {"x": x})[0], run(model, {"x": x})[0])
+
+
+@needs_compiler
+def test_the_largest_window_that_compiles_is_no_finding() -> None:
+    model = pool("MaxPool", "400, 400", window=316)  # 99,856 values
+
+    assert found(model, "DEP007") == ()
+    build(as_graph(model), backend="rtx")
+
+
+def test_too_large_a_window_of_a_larger_or_unknown_input_cannot_be_mended() -> None:
+    for size in ("400, 400", "h, w"):
+        (finding,) = found(pool("AveragePool", size, window=317), "DEP007")
+        assert not finding.is_fixable

@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxqat.core.errors import ConfigError, ModelError, OnnxqatError
-from onnxqat.graph import as_graph, load, save, structural_diff
+from onnxqat.graph import as_graph, load, prepare, save, structural_diff
 from tests.support.onnx_text import model_of
 
 WEIGHT = np.arange(4096, dtype=np.float32).reshape(2, 2048)
@@ -114,6 +114,33 @@ def test_a_model_that_the_checker_rejects_is_refused_with_its_words(tmp_path: Pa
     model.graph.node[0].input[0] = "nobody"
 
     assert "nobody" in refusal(written(tmp_path, model))
+
+
+@pytest.mark.parametrize("does_say_type", [True, False])
+def test_an_output_without_a_shape_or_type_is_read_and_gets_both(does_say_type: bool) -> None:
+    model = plain()
+    (wanted,) = prepare(as_graph(model)).outputs
+    (output,) = model.graph.output
+    output.type.tensor_type.ClearField("shape")
+    if not does_say_type:
+        output.ClearField("type")
+
+    (found,) = prepare(as_graph(model)).outputs
+
+    assert (found.name, found.dtype, list(found.shape)) == (
+        wanted.name,
+        wanted.dtype,
+        list(wanted.shape),
+    )
+
+
+def test_an_input_without_a_shape_is_named() -> None:
+    model = plain()
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+
+    with pytest.raises(ModelError, match="shape of an input") as caught:
+        as_graph(model)
+    assert caught.value.tensor == model.graph.input[0].name
 
 
 def test_a_weight_whose_bytes_do_not_fit_its_shape_is_named(tmp_path: Path) -> None:

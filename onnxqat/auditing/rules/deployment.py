@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
+from math import prod
 
 import numpy as np
 
@@ -13,6 +15,7 @@ from onnxqat.auditing.subject import Subject
 from onnxqat.auditing.values import dtype_name, label
 from onnxqat.core.finding import Severity
 from onnxqat.graph.graph import is_onnx
+from onnxqat.graph.passes.pools import clipped_window
 
 OLDEST_OPSET = 7
 """Below, TensorRT's parser warns that models "are not guaranteed to work" (RTX 1.7.1)."""
@@ -39,6 +42,10 @@ OWN_OPS = frozenset(
     | {"DequantizeLinear", "QuantizeLinear"}
 )
 """Operators of other domains that the parser reads; Q and DQ in ONNX Runtime's, as in ONNX's."""
+
+LARGEST_WINDOW = 100_000
+"""Values of a pool's window of one or two axes from which TensorRT refuses it."""
+PLANAR = 2
 
 BATCH_AXIS = 0
 
@@ -181,4 +188,31 @@ def custom_operator(subject: Subject) -> Iterator[Objection]:
                 f"{node.domain}::{node.op} is no operator of ONNX or TensorRT",
                 node=label(node),
                 fix="export without it, or load its plugin when building",
+            )
+
+
+@rule("DEP007", Severity.ERROR)
+def window_too_large(subject: Subject) -> Iterator[Objection]:
+    """A pool's window of one or two axes holds 100,000 values or more.
+
+    Why it matters: TensorRT refuses the whole model, even where the window only stands for the
+    whole input, as at the end of an EfficientNet.
+
+    How to fix: a window larger than its input means one of the input's size, which `--fix` writes,
+    and `quantize` and `run` too, where that size is stated; else use GlobalAveragePool or
+    GlobalMaxPool.
+
+    Source: measured on TensorRT for RTX 1.7.1: 316x316 compiles, 317x317 and 100,001 do not
+    (`maxKernelDimsProduct`); windows of three axes went on to a million and more.
+    """
+    for node in subject.nodes:
+        window = node.attrs.get("kernel_shape", []) if is_onnx(node) and "Pool" in node.op else []
+        if len(window) <= PLANAR and prod(window) >= LARGEST_WINDOW:
+            clipped = clipped_window(node)
+            mend = partial(node.attrs.update, kernel_shape=clipped)
+            yield Objection(
+                f"the window of this {node.op} holds {prod(window)} values",
+                node=label(node),
+                fix="clip the window to its input, of a stated size, or use a global pool",
+                repair=mend if prod(clipped) < LARGEST_WINDOW else None,
             )
