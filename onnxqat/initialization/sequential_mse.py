@@ -83,15 +83,15 @@ def match_outputs(context: Context) -> None:
         else:
             layers.append(found)
     batches = context.batches[: max(SAMPLES // context.batches[0].samples, 1)]
-    wanted = _rows(context.teacher, batches, {layer.wanted: layer for layer in layers})
+    wanted = _rows(context.teacher, batches, {layer: layer.wanted for layer in layers})
     measure = OutputErrors(run_all(context.teacher, batches))
     errors = measure(run_all(context.student, batches))
     for layer in layers:
-        read = _rows(context.student, batches, {layer.read: layer})
-        if not read or layer.wanted not in wanted:
+        read = _rows(context.student, batches, {layer: layer.read})
+        if layer not in read or layer not in wanted:
             continue
         before = layer.quantizer.scale.clone()
-        _choose(layer, read[layer.read], wanted[layer.wanted])
+        _choose(layer, read[layer], wanted[layer])
         trial = measure(run_all(context.student, batches))
         if is_better(trial, errors):
             errors = trial
@@ -146,27 +146,32 @@ def _readers(weight: gs.Tensor) -> list[gs.Node]:
 
 
 def _rows(
-    module: OnnxModule, batches: Sequence[TensorBatch], layers: Mapping[str, _Layer]
-) -> dict[str, Rows]:
-    """The same random rows of what layers read, whatever the module; by the tensor's name.
+    module: OnnxModule, batches: Sequence[TensorBatch], tensors: Mapping[_Layer, str]
+) -> dict[_Layer, Rows]:
+    """Random rows of what each layer reads of its tensor, the same ones whatever the module.
 
-    A module is run no further than to the last of the tensors.
+    Layers of other windows read other rows of one tensor, as beside a residual block's shortcut. A
+    module is run no further than to the last of the tensors.
     """
-    parts: dict[str, list[Rows]] = {}
+    readers: dict[str, list[_Layer]] = {}
+    for layer, name in tensors.items():
+        readers.setdefault(name, []).append(layer)
+    parts: dict[_Layer, list[Rows]] = {}
     for number, batch in enumerate(batches):
         inputs = zip(module.input_names, batch.inputs, strict=True)
-        left = set(layers)
+        left = set(readers)
         for name, value in _values(module, batch, inputs):
             if name in left:
-                layer = layers[name]
-                count = -(-ROWS[layer.dtype] // len(batches))
-                generator = np.random.default_rng(number)
                 array = value.cpu().float().numpy()
-                parts.setdefault(name, []).append(sample_rows(layer.node, array, count, generator))
+                for layer in readers[name]:
+                    count = -(-ROWS[layer.dtype] // len(batches))
+                    generator = np.random.default_rng(number)
+                    rows = sample_rows(layer.node, array, count, generator)
+                    parts.setdefault(layer, []).append(rows)
                 left.remove(name)
             if not left:
                 break
-    return {name: np.concatenate(found) for name, found in parts.items()}
+    return {layer: np.concatenate(found) for layer, found in parts.items()}
 
 
 def _values(

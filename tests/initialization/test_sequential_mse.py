@@ -16,6 +16,7 @@ from onnxqat.initialization.sequential_mse import match_outputs
 from onnxqat.placement import place
 from tests.initialization.test_bias_correction import Tokens, context_of, linear_net
 from tests.initialization.test_bias_correction import shared_bias_net as _shared_net
+from tests.support.onnx_text import model_of
 from tests.support.students import Images, sqnr_db, student_and_teacher, values_of
 
 TOO_LARGE = {"int8": 32, "w4a8": 6}
@@ -92,6 +93,32 @@ def test_products_of_tokens_are_layers_too():
     before = student.quantizers["w0"].scale.clone()
     match_outputs(context_of(student, to_torch(fp32), Tokens(64)))
     assert (student.quantizers["w0"].scale < before).all()
+
+
+@pytest.mark.parametrize("weight", ["w", "shortcut_w"])
+def test_a_block_and_its_shortcut_read_one_tensor_through_windows_of_their_own(weight):
+    draw = np.random.default_rng(0)
+    shapes = {"w": (4, 3, 3, 3), "shortcut_w": (4, 3, 1, 1)}
+    weights = {name: draw.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    model = model_of(
+        """net (float[N, 3, 8, 8] image) => (float[N, 4, 4, 4] y) {
+           a = Conv <kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1]> (image, w)
+           b = Conv <kernel_shape = [1, 1], strides = [2, 2]> (image, shortcut_w)
+           c = Add (a, b)  y = Relu (c) }""",
+        **weights,
+    )
+    fp32 = prepare(as_graph(model))
+    config = CalibrationConfig(method="max", threads=1)
+    student = to_torch(
+        insert(fp32, place(fp32), calibrate(fp32, place(fp32), Images(), config=config))
+    )
+    teacher = to_torch(fp32)
+    whole = sqnr_db(student, teacher, Images(seed=7))
+    with torch.no_grad():
+        student.quantizers[weight].scale.mul_(32)
+    assert sqnr_db(student, teacher, Images(seed=7)) < whole - 3
+    match_outputs(context_of(student, teacher, Images(96)))
+    assert sqnr_db(student, teacher, Images(seed=7)) > whole - 1
 
 
 def test_a_scale_that_two_weights_share_is_left_alone_and_told():
