@@ -77,11 +77,12 @@ class Checkpoint:
 
     def write(self, saved: Saved) -> None:
         """Replace the file; on the disk when this returns, also after a loss of power."""
-        content = _to_bytes(saved, self.identity)
-        with replacing(self.path) as temporary, temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        tensors = {name: x.detach().cpu().contiguous() for name, x in saved.tensors.items()}
+        with replacing(self.path) as temporary:
+            # From where the tensors lie: as bytes they would take the run's own memory twice more.
+            safetensors.torch.save_file(tensors, temporary, _header(saved, self.identity))
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
         self._written = time.monotonic()
 
     def read(self) -> bytes:
@@ -119,11 +120,9 @@ class Checkpoint:
         )
 
 
-def _to_bytes(saved: Saved, identity: Identity) -> bytes:
-    meta = {
+def _header(saved: Saved, identity: Identity) -> dict[str, str]:
+    return {
         "format": FORMAT,
         "identity": json.dumps(identity),
         "progress": json.dumps(encode(saved.progress)),
     }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in saved.tensors.items()}
-    return safetensors.torch.save(tensors, meta)

@@ -202,6 +202,29 @@ def test_a_damaged_checkpoint_is_told_from_none(tmp_path, size) -> None:
         train(path, resume=True)
 
 
+WRITES = """
+import resource, sys, torch
+from pathlib import Path
+from onnxqat.training.batches import Position
+from onnxqat.training.checkpoint import Checkpoint, Progress, Saved
+
+progress = Progress(1, Position(0, 0), 1.0, 0.0, 0, 0.0, (), "")
+saved = Saved(progress, {str(i): torch.ones(2**24) for i in range(8)})
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+Checkpoint(Path(sys.argv[1]), {}, None, 1).write(saved)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_a_checkpoint_is_written_without_a_copy_in_memory(tmp_path) -> None:
+    path = tmp_path / "half a gigabyte.checkpoint"
+    command = [sys.executable, "-c", WRITES, str(path)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=HERE)
+
+    assert path.stat().st_size > 2**29
+    assert int(said.stdout) * 1024 < 2**26
+
+
 def test_what_a_killed_process_left_half_written_is_removed(tmp_path) -> None:
     cut(tmp_path / "run", 5)
     (tmp_path / ".run.abc").write_bytes(b"half")
