@@ -16,7 +16,7 @@ from onnxqat.engine import build
 from onnxqat.graph import as_graph, load
 from tests.support.compile import needs_compiler
 from tests.support.qdq_text import conv
-from tests.support.runtime import run
+from tests.support.runtime import needs_good_oracle, run, session
 
 
 def found(model: onnx.ModelProto | Path, *codes: str, **choice: object) -> tuple[Finding, ...]:
@@ -128,6 +128,7 @@ def pool(op: str, size: str, window: int, strides: int = 1) -> onnx.ModelProto:
 
 
 @needs_compiler
+@needs_good_oracle
 @pytest.mark.parametrize("op", ["AveragePool", "MaxPool"])
 def test_a_window_that_the_compiler_refuses_is_found_and_clipped_to_its_input(op: str) -> None:
     model = pool(op, "4, 5", window=320, strides=320)
@@ -155,3 +156,15 @@ def test_too_large_a_window_of_a_larger_or_unknown_input_cannot_be_mended() -> N
     for size in ("400, 400", "h, w"):
         (finding,) = found(pool("AveragePool", size, window=317), "DEP007")
         assert not finding.is_fixable
+
+
+def test_random_numbers_are_found_and_make_two_runs_differ() -> None:
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> net (float[4] x) => (float[4] y) '
+        "{ [noise] n = RandomNormalLike (x)  y = Add (x, n) }"
+    )
+    running, x = session(model), np.zeros(4, np.float32)
+
+    assert [(x.rule, x.node) for x in found(model, "DEP008")] == [("DEP008", "noise")]
+    assert not np.array_equal(running.run(None, {"x": x})[0], running.run(None, {"x": x})[0])
+    assert found(relu("float[4] x"), "DEP008") == ()

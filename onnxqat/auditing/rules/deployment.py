@@ -47,6 +47,11 @@ LARGEST_WINDOW = 100_000
 """Values of a pool's window of one or two axes from which TensorRT refuses it."""
 PLANAR = 2
 
+RANDOM_OPS = frozenset(
+    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform"}
+    | {"RandomUniformLike"}
+)
+
 BATCH_AXIS = 0
 
 
@@ -215,4 +220,27 @@ def window_too_large(subject: Subject) -> Iterator[Objection]:
                 node=label(node),
                 fix="clip the window to its input, of a stated size, or use a global pool",
                 repair=mend if prod(clipped) < LARGEST_WINDOW else None,
+            )
+
+
+@rule("DEP008", Severity.WARNING)
+def random_operator(subject: Subject) -> Iterator[Objection]:
+    """An operator draws random numbers.
+
+    Why it matters: two runs of one file give different outputs. What `compare` says of a quantized
+    model is then the draw's doing, calibration sees other values than inference, and fine-tuning
+    follows noise that its teacher never had.
+
+    How to fix: make the numbers an input of the model, or a constant, and give the same ones to
+    both models.
+
+    Source: https://onnx.ai/onnx/operators/onnx__RandomNormalLike.html: without the attribute `seed`
+    one is generated.
+    """
+    for node in subject.nodes:
+        if is_onnx(node) and node.op in RANDOM_OPS:
+            yield Objection(
+                f"{node.op} draws other numbers in each run, so that outputs cannot be compared",
+                node=label(node),
+                fix="make the numbers an input or a constant",
             )

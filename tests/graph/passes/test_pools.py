@@ -7,7 +7,7 @@ import pytest
 
 from onnxqat.graph import as_graph, prepare
 from tests.support.onnx_text import model_of
-from tests.support.runtime import run
+from tests.support.runtime import needs_good_oracle, run
 
 CASES = {
     "no padding": ("kernel_shape = [2,2]", [1, 1, 4, 4], True),
@@ -43,6 +43,7 @@ WINDOWS = {  # of an input of 2 x 3
 }
 
 
+@needs_good_oracle
 @pytest.mark.parametrize("op", ["AveragePool", "AveragePool counting", "MaxPool"])
 @pytest.mark.parametrize("name", WINDOWS)
 def test_a_window_beyond_the_input_is_clipped_and_computes_the_same(name: str, op: str) -> None:
