@@ -168,3 +168,23 @@ def test_random_numbers_are_found_and_make_two_runs_differ() -> None:
     assert [(x.rule, x.node) for x in found(model, "DEP008")] == [("DEP008", "noise")]
     assert not np.array_equal(running.run(None, {"x": x})[0], running.run(None, {"x": x})[0])
     assert found(relu("float[4] x"), "DEP008") == ()
+
+
+@needs_compiler
+@pytest.mark.parametrize("opset", [13, 17])
+def test_a_normalization_in_training_mode_is_refused_and_found(opset: int) -> None:
+    mode, further = ("", ", v, d, e") if opset < 14 else ("<training_mode = 1>", ", v")
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["" : {opset}]>
+        net (float[2, 1, 4] x) => (float[2, 1, 4] y)
+        <float[1] s = {{1}}, float[1] b = {{0}}, float[1] mean = {{0}}, float[1] var = {{1}}>
+        {{ [norm] y, m{further} = BatchNormalization {mode} (x, s, b, mean, var) }}"""
+    )
+    with pytest.raises(BuildError):
+        build(as_graph(model), backend="rtx")
+
+    assert [(x.rule, x.node) for x in found(model, "DEP009")] == [("DEP009", "norm")]
+    model.graph.node[0].ClearField("attribute")
+    del model.graph.node[0].output[1:]
+    assert found(model, "DEP009") == ()
+    build(as_graph(model), backend="rtx")

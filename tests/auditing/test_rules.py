@@ -72,7 +72,18 @@ def transposed(axis: int) -> str:
 MEASURED = {
     *("ACC001", "ACC002", "ACC003", "CAL008", "CAL009", "CAL010"),
     *("ENG001", "ENG002", "ENG003", "ENG004", "ENG005", "ENG006", "ENG007"),
-    *("DEP001", "DEP002", "DEP003", "DEP005", "DEP007", "DEP008", "QDQ009", "QDQ017", "QDQ123"),
+    *(
+        "DEP001",
+        "DEP002",
+        "DEP003",
+        "DEP005",
+        "DEP007",
+        "DEP008",
+        "DEP009",
+        "QDQ009",
+        "QDQ017",
+        "QDQ123",
+    ),
 }
 """Rules that have tests of their own, in test_measured.py, test_deployment.py, test_formats.py."""
 

@@ -244,3 +244,33 @@ def random_operator(subject: Subject) -> Iterator[Objection]:
                 node=label(node),
                 fix="make the numbers an input or a constant",
             )
+
+
+@rule("DEP009", Severity.ERROR)
+def training_mode(subject: Subject) -> Iterator[Objection]:
+    """A BatchNormalization computes the statistics of its batch, as in training.
+
+    Why it matters: TensorRT refuses the whole model. The outputs also depend on what else is in the
+    batch, which is rarely meant: the model was exported while it was being trained.
+
+    How to fix: export in evaluation mode (`model.eval()`), with the statistics that training
+    gathered. Where the normalized tensor is a weight (weight standardization), `quantize` and `run`
+    compute it once, and the file that they write compiles.
+
+    Source: measured on TensorRT for RTX 1.7.1, which refuses `training_mode` = 1, and before opset
+    14 every further output, which is how those opsets say the same.
+    """
+    for node in subject.nodes:
+        if (
+            is_onnx(node)
+            and node.op == "BatchNormalization"
+            and (
+                node.attrs.get("training_mode", 0)
+                or any(not extra.is_empty() for extra in node.outputs[1:])
+            )
+        ):
+            yield Objection(
+                "this BatchNormalization is in training mode",
+                node=label(node),
+                fix="export the model in evaluation mode",
+            )

@@ -23,7 +23,7 @@ from onnxqat.graph.passes.edit import (
     replace_constant,
     take_over_output,
 )
-from onnxqat.graph.query import consumers, is_float, is_output
+from onnxqat.graph.query import consumers, is_float
 
 Doubles = NDArray[np.float64]
 
@@ -67,7 +67,7 @@ def _foldable_behind(inner: gs.Graph, node: gs.Node) -> tuple[str, _Affine] | No
     if behind is None or not is_onnx(behind):
         return None
     if behind.op == "BatchNormalization":
-        affine = _normalization(inner, node, behind)
+        affine = _normalization(node, behind)
         return None if affine is None else ("batch normalization", affine)
     if behind.op == "Add" and node.op != "Gemm":
         affine = _constant_add(node, behind)
@@ -83,7 +83,7 @@ def has_constant_weights(node: gs.Node) -> bool:
     )
 
 
-def _normalization(inner: gs.Graph, node: gs.Node, norm: gs.Node) -> _Affine | None:
+def _normalization(node: gs.Node, norm: gs.Node) -> _Affine | None:
     """scale · (x − mean) / √(var + ε) + bias; None in training mode or with computed statistics.
 
     Source: https://onnx.ai/onnx/operators/onnx__BatchNormalization.html
@@ -92,7 +92,7 @@ def _normalization(inner: gs.Graph, node: gs.Node, norm: gs.Node) -> _Affine | N
     if (
         norm.inputs[0] is not node.outputs[0]
         or norm.attrs.get("training_mode", 0)
-        or any(consumers(extra) or is_output(inner, extra) for extra in norm.outputs[1:])
+        or any(not extra.is_empty() for extra in norm.outputs[1:])  # training, before opset 14
         or not all(isinstance(t, gs.Constant) and t.values.ndim == 1 for t in statistics)
     ):
         return None

@@ -31,6 +31,9 @@ NEVER_FOLDED = frozenset(
     )
 )  # fmt: skip
 
+TRAINING_MODE = 14
+"""The first opset in which an attribute of BatchNormalization tells training from inference."""
+
 GROWING = frozenset(("ConstantOfShape", "Expand", "Tile", "Range", "EyeLike", "OneHot"))
 """Operators whose result may have any size: folded only where that size was inferred."""
 
@@ -80,7 +83,7 @@ def fold_constants(graph: Graph) -> Iterator[Change]:
             if results is None:
                 continue
             for tensor in node.outputs:
-                if not tensor.is_empty():
+                if tensor.name in results:
                     make_constant(tensor, results[tensor.name])
             folded.append(node)
             yield Change(
@@ -140,11 +143,25 @@ def evaluate(node: gs.Node, opset: int) -> dict[str, NDArray[Any]]:
 
     feeds = {t.name: constant_value(t) for t in node.inputs if not t.is_empty()}
     named = [tensor for tensor in node.outputs if not tensor.is_empty()]
+    if node.op == "BatchNormalization" and opset < TRAINING_MODE and len(named) > 1:
+        node, named, opset = _with_training_mode(node), named[:1], TRAINING_MODE
     with np.errstate(all="ignore"):  # infinities and NaN are the graph's own business
         values = ReferenceEvaluator(_model_of(node, opset)).run(None, feeds)
     for tensor, value in zip(named, values, strict=True):
         _check_type(node, tensor, value)
     return {tensor.name: np.asarray(value) for tensor, value in zip(named, values, strict=True)}
+
+
+def _with_training_mode(node: gs.Node) -> gs.Node:
+    """A BatchNormalization by the statistics of its input, with the attribute that says so today.
+
+    Older opsets said it by further outputs. Exporters normalize weights with it (weight
+    standardization); the evaluator mixes it up with the other kind.
+    """
+    if any(tensor.outputs for tensor in node.outputs[1:]):
+        raise ValueError("the statistics are read, which older opsets counted otherwise")
+    attributes = {"epsilon": node.attrs.get("epsilon", 1e-5), "training_mode": 1}
+    return gs.Node(node.op, node.name, attributes, node.inputs, node.outputs[:1])
 
 
 def _model_of(node: gs.Node, opset: int) -> onnx.ModelProto:

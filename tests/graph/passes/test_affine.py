@@ -172,6 +172,18 @@ def test_normalization_that_cannot_be_folded_stays(name: str) -> None:
     assert Counter(node.op for node in graph.nodes)["BatchNormalization"] == 1
 
 
+def test_statistics_of_the_batch_which_old_opsets_tell_by_further_outputs_are_not_folded() -> None:
+    text = """g (float[2, 4, 5, 5] x) => (float[2, 6, 3, 3] y) {
+        a = Conv (x, w)  y, m2, v2, m3, v3 = BatchNormalization (a, s, b, m, v) }"""
+    model = model_of(text, opset=13, w=normal(6, 4, 3, 3), **statistics(6))
+
+    graph = prepare(as_graph(model))
+
+    x = {"x": normal(2, 4, 5, 5)}
+    assert [node.op for node in graph.nodes] == ["Conv", "BatchNormalization"]
+    assert largest_error(run(model, x), run(graph, x)) < 1e-6
+
+
 def test_a_layer_whose_output_is_a_graph_output_is_not_changed() -> None:
     text = f"g (float[2, 4, 5, 5] x) => (float a, float y) {{ a = Conv (x, w)  {NORM} }}"
     model = model_of(text, w=normal(6, 4, 3, 3), **statistics(6))

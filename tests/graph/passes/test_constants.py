@@ -114,3 +114,23 @@ def test_constants_inside_a_branch_are_folded() -> None:
     for choice in (False, True):
         feeds = {**X, "c": np.array(choice)}
         np.testing.assert_array_equal(run(model, feeds)[0], run(graph, feeds)[0])
+
+
+@pytest.mark.parametrize("opset", [9, 12, 13, 17])
+def test_weights_that_are_normalized_by_their_own_statistics_become_constants(opset: int) -> None:
+    mode = "<training_mode = 1>" if opset > 13 else ""
+    further = "running_m, running_v" if opset > 13 else "running_m, running_v, m, v"
+    draw = np.random.default_rng(0)
+    weights = {"w": (1, 4, 9), "s": (4,), "b": (4,), "mean": (4,), "var": (4,)}
+    model = model_of(
+        f"""g (float[2, 4, 9] x) => (float[2, 4, 9] y) {{
+            n, {further} = BatchNormalization {mode} (w, s, b, mean, var)  y = Mul (x, n) }}""",
+        opset=opset,
+        **{name: draw.uniform(0.5, 1, shape).astype(np.float32) for name, shape in weights.items()},
+    )
+    x = draw.standard_normal((2, 4, 9)).astype(np.float32)
+
+    graph = prepare(as_graph(model))
+
+    assert [node.op for node in graph.nodes] == ["Mul"]
+    np.testing.assert_allclose(run(graph, {"x": x})[0], run(model, {"x": x})[0], atol=1e-5)
