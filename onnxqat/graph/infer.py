@@ -32,8 +32,12 @@ def infer_shapes(graph: Graph) -> tuple[str, ...]:
     Returns:
         The variables whose declared shape is not what the nodes make, and was corrected.
     """
-    inferred = _inferred(skeleton_of(graph), follow_values=not _makes_long_list(graph))
-    return tuple(_learn(graph, inferred.graph))
+    return tuple(_learn(graph, inferred_skeleton_of(graph).graph))
+
+
+def inferred_skeleton_of(graph: gs.Graph) -> onnx.ModelProto:
+    """The model of a graph without its big weights, with the types and shapes that ONNX infers."""
+    return _inferred(skeleton_of(graph), follow_values=not _makes_long_list(graph))
 
 
 def skeleton_of(graph: gs.Graph) -> onnx.ModelProto:

@@ -13,7 +13,7 @@ from onnxqat.graph.infer import infer_shapes
 from onnxqat.graph.passes.affine import fold_affine
 from onnxqat.graph.passes.branches import inline_branches
 from onnxqat.graph.passes.constants import fold_constants, lower_constants
-from onnxqat.graph.passes.functions import inline_functions
+from onnxqat.graph.passes.functions import inline_functions, inline_operators
 from onnxqat.graph.passes.identity import drop_identities
 from onnxqat.graph.passes.names import drop_initializer_inputs, name_nodes
 from onnxqat.graph.passes.opset import raise_opset
@@ -44,9 +44,9 @@ def prepare(
 ) -> Graph:
     """A graph that computes the same, in the form that the later stages need.
 
-    Constants are folded, also shapes that the file declares; BatchNormalization and constant
-    biases are folded into the layer before; pools are written in the form that compiles, and to
-    INT8; Identity, inference-time Dropout and unused nodes are gone; nodes have unique names;
+    Functions of the model's own, and Attention, become their nodes; constants are folded, also
+    shapes that the file declares; BatchNormalization and constant biases are folded into the layer
+    before; pools are written in the form that compiles, and to INT8; Identity, inference-time Dropout and unused nodes are gone; nodes have unique names;
     tensors have types and shapes as far as ONNX can infer them. Graph inputs and outputs keep
     names, types and dynamic dimensions, Q/DQ pairs stay, and the opset is raised to `min_opset`
     where it is lower, never lowered.
@@ -61,7 +61,7 @@ def prepare(
             one. The message names the node.
     """
     report = on_change if on_change is not None else _ignore
-    prepared = inline_functions(as_graph(graph), report)
+    prepared = inline_operators(inline_functions(as_graph(graph), report), report)
     for change in _changes(prepared, min_opset):
         report(change)
     return prepared
