@@ -46,10 +46,10 @@ def prepare(
 
     Functions of the model's own, and Attention, become their nodes; constants are folded, also
     shapes that the file declares; BatchNormalization and constant biases are folded into the layer
-    before; pools are written in the form that compiles, and to INT8; Identity, inference-time Dropout and unused nodes are gone; nodes have unique names;
-    tensors have types and shapes as far as ONNX can infer them. Graph inputs and outputs keep
-    names, types and dynamic dimensions, Q/DQ pairs stay, and the opset is raised to `min_opset`
-    where it is lower, never lowered.
+    before; pools are written in the form that compiles, and to INT8; Identity, inference-time
+    Dropout and unused nodes are gone; nodes have unique names; tensors have types and shapes as far
+    as ONNX can infer them. Graph inputs and outputs keep names, types and dynamic dimensions, Q/DQ
+    pairs stay, and the opset is raised to `min_opset` where it is lower, never lowered.
 
     Args:
         graph: Any graph; it is not changed.
