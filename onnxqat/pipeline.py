@@ -35,7 +35,7 @@ from onnxqat.engine import build, compare
 from onnxqat.graph import Change, Graph, extract, input_specs, insert, load, prepare
 from onnxqat.initializer import Initialized, equalized, initialized
 from onnxqat.mixing import mix
-from onnxqat.placement import place
+from onnxqat.placement import check_precision, place
 from onnxqat.recipe import Recipe, read_recipe
 from onnxqat.report.provenance import provenance
 from onnxqat.report.summarize import CONTROL, INIT, Engines, Evidence, summarize
@@ -169,6 +169,7 @@ def _prepared(
     """The FP32 model in the form that all stages work on, equalized where the recipe says so."""
     changes: list[Change] = []
     fp32 = prepare(original, min_opset=recipe.placement.min_opset, on_change=changes.append)
+    check_precision(fp32)
     roles = (data.calibration, data.train, data.validation)
     made = equalized(fp32, recipe, roles, changes.append, watch.on_gain)
     folder.save_prepared(made.model, changes)

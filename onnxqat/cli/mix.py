@@ -72,6 +72,7 @@ def mix(
     from onnxqat.graph import input_specs, insert, load, prepare, save
     from onnxqat.mixing import MixConfig
     from onnxqat.mixing import mix as mix_stage
+    from onnxqat.placement import check_precision
     from onnxqat.report.console import mix_line, mix_table
 
     check_writable(output, inputs=[model])
@@ -83,6 +84,7 @@ def mix(
 
     chosen = placement.config()
     prepared = prepare(original, min_opset=chosen.min_opset)
+    check_precision(prepared)
     config = MixConfig(
         sqnr_db=sqnr_db,
         agreement=agreement,

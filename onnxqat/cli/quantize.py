@@ -97,6 +97,7 @@ def quantize(
     from onnxqat.config_file import read_source
     from onnxqat.data import open_data
     from onnxqat.graph import input_specs, insert, load, prepare, save
+    from onnxqat.placement import check_precision
     from onnxqat.placement import place as place_stage
 
     check_writable(output, inputs=[model])
@@ -110,6 +111,7 @@ def quantize(
     asked = placement.config()
     prepared = prepare(original, min_opset=asked.min_opset, on_change=made.append)
     show.changes(made)
+    check_precision(prepared)
     plan = place_stage(prepared, config=asked)
     config = CalibrationConfig(method=calibrator, samples=samples, batch_size=batch_size)
     calibration = calibrate(prepared, plan, dataset, config=config)

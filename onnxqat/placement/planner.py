@@ -9,11 +9,13 @@ import onnx_graphsurgeon as gs
 
 from onnxqat.core.errors import PlacementError
 from onnxqat.core.plan import Placement, QuantPlan, Skip
+from onnxqat.core.precision import HEAVY_OPS
 from onnxqat.core.spec import Edge, SharedSpec
+from onnxqat.graph.graph import is_onnx
 from onnxqat.placement.config import PlacementConfig
 from onnxqat.placement.own_rules import checked, own_rules
 from onnxqat.placement.rules import TENSORRT_RULES, Rule
-from onnxqat.placement.scene import Decision, Scene
+from onnxqat.placement.scene import Decision, Scene, is_float32, type_name
 
 DEFAULTS = PlacementConfig()
 
@@ -34,6 +36,22 @@ def place(graph: gs.Graph, *, config: PlacementConfig = DEFAULTS) -> QuantPlan:
             of the user's own fails, or decides about an edge that does not exist.
     """
     return place_by(TENSORRT_RULES, graph, config=config, own=own_rules(config.rules))
+
+
+def check_precision(graph: gs.Graph) -> None:
+    """A model in half precision is refused before anything is calibrated in vain.
+
+    Raises:
+        PlacementError: Products there are, but none in float32, which Q/DQ's scales are in (L9).
+    """
+    products = [node for node in graph.nodes if is_onnx(node) and node.op in HEAVY_OPS]
+    if products and not any(is_float32(node.inputs[0]) for node in products):
+        name = type_name(products[0].inputs[0])
+        raise PlacementError(
+            f"nothing would be quantized: the model computes in {name}, and not in float32",
+            node=products[0].name,
+            fix="give the float32 model that it was converted from, or export it in float32",
+        )
 
 
 def place_by(

@@ -177,16 +177,16 @@ def is_constant(tensor: gs.Tensor) -> bool:
 
 def is_float(tensor: gs.Tensor) -> bool:
     """Whether the tensor holds floating-point numbers; an unknown type is taken for one."""
-    return _type_name(tensor) in ("float16", "bfloat16", "float32", "float64")
+    return type_name(tensor) in ("float16", "bfloat16", "float32", "float64")
 
 
 def is_float32(tensor: gs.Tensor) -> bool:
     """Whether float32 scales fit the tensor (L9); an unknown type is taken for float32."""
-    return _type_name(tensor) == "float32"
+    return type_name(tensor) == "float32"
 
 
-def _type_name(tensor: gs.Tensor) -> str:
-    """Plain graphsurgeon gives ONNX's number for a type that numpy lacks: bfloat16, float8."""
+def type_name(tensor: gs.Tensor) -> str:
+    """The type in words; `other` is what numpy lacks (bfloat16, float8), by ONNX's number alone."""
     if tensor.dtype is None:
         return "float32"
     return "other" if isinstance(tensor.dtype, int) else np.dtype(tensor.dtype).name

@@ -74,6 +74,28 @@ def with_external_data(net: Path, folder: Path, location: str) -> Path:
     return path
 
 
+HALF = """<ir_version: 8, opset_import: ["" : 17]>
+net (float16[N, 3, 8, 8] x) => (float16[N, 4, 8, 8] y) <float16[4, 3, 1, 1] w = {1, 2, 3, 4, 5, 6,
+7, 8, 9, 10, 11, 12}> { [conv] y = Conv (x, w) }"""
+
+
+@pytest.mark.parametrize("command", ["quantize", "mix", "run"])
+def test_a_model_in_half_precision_is_refused(capsys, tmp_path, command):
+    model, data, out = tmp_path / "half.onnx", tmp_path / "data.npz", tmp_path / "out.onnx"
+    onnx.save(onnx.parser.parse_model(HALF), model)
+    np.savez(data, x=np.ones((32, 3, 8, 8), np.float16))
+    recipe = tmp_path / "recipe.toml"
+    roles = "".join(f'[data.{name}]\nsource = "data.npz"\n' for name in ("calibration", "test"))
+    recipe.write_text(f'model = "half.onnx"\n{roles}')
+    arguments = {
+        "quantize": (model, "--data", data, "-o", out),
+        "mix": (model, "--data", data, "--sqnr-db", 20, "-o", out),
+        "run": (recipe, "--out", tmp_path / "run"),
+    }
+    code = run(command, *arguments[command])
+    assert_refused(capsys, code, "float16", "'conv'", "float32", out=out)
+
+
 def test_missing_external_data_is_named(capsys, tmp_path, net):
     path = with_external_data(net[0], tmp_path, "weights.bin")
     (tmp_path / "weights.bin").unlink()
