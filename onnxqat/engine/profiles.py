@@ -92,7 +92,8 @@ def _default(spec: InputSpec, batch: frozenset[str]) -> ShapeRange:
             raise BuildError(
                 f"dimension {axis} ('{size}') of an input is dynamic and has no default",
                 tensor=spec.name,
-                fix=f"give the shape, as {spec.name}:{'x'.join(_example(spec))}",
+                fix=f"give the shape, as --shape {spec.name}={'x'.join(_example(spec))}, or in a "
+                "recipe under [build.shapes]",
             )
     fixed = tuple(shape)
     return ShapeRange(fixed, fixed, fixed)

@@ -50,7 +50,7 @@ def test_another_dynamic_dimension_has_no_default() -> None:
 
     assert caught.value.tensor == "audio"
     assert caught.value.fix is not None
-    assert "audio:1x" in caught.value.fix
+    assert "--shape audio=1x" in caught.value.fix
 
 
 def test_a_shape_for_an_unknown_input_is_an_error_that_lists_the_inputs() -> None:
