@@ -47,8 +47,8 @@ def inline_functions(graph: Graph, report: Callable[[Change], None]) -> Graph:
 def inline_operators(graph: Graph, report: Callable[[Change], None]) -> Graph:
     """The graph with the operators of `INLINED` replaced by what ONNX defines them by.
 
-    All of them stay where one has inputs left out before others, which ONNX's inliner does not
-    take, or gives out its masked scores, which runtimes do not mask alike.
+    All of them stay where one has inputs left out before others or of unknown types, which ONNX's
+    inliner does not take, or gives out its masked scores, which runtimes do not mask alike.
     """
     called = [node for inner in all_graphs(graph) for node in inner.nodes if _is_inlined(node)]
     if not called or not all(map(_is_plain, called)):
@@ -60,7 +60,10 @@ def inline_operators(graph: Graph, report: Callable[[Change], None]) -> Graph:
     for tensor in skeleton.graph.initializer:  # whose types the inliner does not look up
         entry = helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
         skeleton.graph.value_info.append(entry)
-    model = inline_selected_functions(skeleton, names, inline_schema_functions=True)
+    try:
+        model = inline_selected_functions(skeleton, names, inline_schema_functions=True)
+    except RuntimeError:  # an operator of another domain, say, of which nobody knows what it makes
+        return graph
     for node in called:
         detail = f"this {node.op} became the products that ONNX defines it by"
         report(Change("inline operator", node.name or node.outputs[0].name, detail))

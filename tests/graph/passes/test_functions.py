@@ -76,6 +76,16 @@ def test_attention_that_gives_out_scores_or_leaves_inputs_out_stays(call: str) -
     assert [node.op for node in prepare(as_graph(model)).nodes] == ["Attention"]
 
 
+def test_attention_behind_an_operator_that_nobody_knows_stays() -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 11, opset_import: ["" : 23, "own" : 1]>
+        net (float[1, 2, 8, 4] x) => (float[1, 2, 8, 4] y) {
+            q = own.Strange (x)  y = Attention (q, x, x) }"""
+    )
+
+    assert [node.op for node in prepare(as_graph(model)).nodes] == ["Strange", "Attention"]
+
+
 @needs_compiler
 @pytest.mark.parametrize("name", CASES)
 def test_attention_compiles_only_as_products_and_these_to_int8(name: str, tmp_path: Path) -> None:
