@@ -195,13 +195,14 @@ def install_peer() -> Path:
     if not (folder / ".complete").exists():
         print(f"installing onnx2torch into {folder}", file=sys.stderr)
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
-        # The same build of torch for all; and pip would fetch several GB of another one.
-        (site,) = folder.glob("lib/python*/site-packages")
-        ours = [path for path in sys.path if path and path != str(TOOLS)]
-        (site / "onnxqat_bench.pth").write_text("\n".join(ours))
         pip = [str(python), "-m", "pip", "install", "--quiet", "--no-deps", "onnx2torch==1.5.15"]
         subprocess.run(pip, check=True)
         (folder / ".complete").touch()
+    # The same build of torch for all; and pip would fetch several GB of another one. Each time: the
+    # environment that the folder was made from may be gone.
+    (site,) = folder.glob("lib/python*/site-packages")
+    ours = [path for path in sys.path if path and path != str(TOOLS)]
+    (site / "onnxqat_bench.pth").write_text("\n".join(ours))
     return python
 
 
