@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -16,7 +16,7 @@ from onnxqat.auditing.evidence import NOTHING, Evidence
 from onnxqat.auditing.values import input_of, value_of
 from onnxqat.core.precision import HEAVY_OPS
 from onnxqat.graph import Graph
-from onnxqat.graph.graph import all_graphs, subgraphs
+from onnxqat.graph.graph import all_graphs, is_onnx, subgraphs
 from onnxqat.graph.names import Names
 from onnxqat.graph.qdq_pairs import DEFAULT_AXIS
 from onnxqat.graph.query import consumers, producer
@@ -47,6 +47,10 @@ class Subject:
     def nodes(self) -> tuple[gs.Node, ...]:
         """All nodes, those of subgraphs included."""
         return tuple(node for graph in all_graphs(self.graph) for node in graph.nodes)
+
+    def calls(self, ops: Collection[str]) -> Iterator[gs.Node]:
+        """The nodes of some of ONNX's own operators, in the order of the graph."""
+        return (node for node in self.nodes if is_onnx(node) and node.op in ops)
 
     @cached_property
     def quantizers(self) -> tuple[gs.Node, ...]:

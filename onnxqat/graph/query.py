@@ -13,6 +13,21 @@ from onnxqat.core.errors import ModelError
 from onnxqat.core.signature import InputSpec
 from onnxqat.core.spec import Edge
 
+RANDOM_OPS = frozenset(
+    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform"}
+    | {"RandomUniformLike"}
+)
+"""Operators of ONNX that draw anew in each run."""
+
+
+def is_training(norm: gs.Node) -> bool:
+    """Whether a BatchNormalization computes the statistics of its batch.
+
+    Before opset 14 it says so by outputs beside the first, since then by an attribute.
+    """
+    further = any(not output.is_empty() for output in norm.outputs[1:])
+    return further or bool(norm.attrs.get("training_mode", 0))
+
 
 def producer(tensor: gs.Tensor) -> gs.Node | None:
     """The node that computes a tensor; None for graph inputs, constants and absent inputs."""

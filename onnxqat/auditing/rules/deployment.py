@@ -16,6 +16,7 @@ from onnxqat.auditing.values import dtype_name, label
 from onnxqat.core.finding import Severity
 from onnxqat.graph.graph import is_onnx
 from onnxqat.graph.passes.pools import clipped_window
+from onnxqat.graph.query import RANDOM_OPS, is_training
 
 OLDEST_OPSET = 7
 """Below, TensorRT's parser warns that models "are not guaranteed to work" (RTX 1.7.1)."""
@@ -46,11 +47,6 @@ OWN_OPS = frozenset(
 LARGEST_WINDOW = 100_000
 """Values of a pool's window of one or two axes from which TensorRT refuses it."""
 PLANAR = 2
-
-RANDOM_OPS = frozenset(
-    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform"}
-    | {"RandomUniformLike"}
-)
 
 HEADS_APART = 4
 """Axes of what Attention reads where its heads have one of their own."""
@@ -143,13 +139,12 @@ def unsupported_operator(subject: Subject) -> Iterator[Objection]:
 
     Source: measured: `OnnxParser.supports_operator` of TensorRT for RTX 1.7.1.
     """
-    for node in subject.nodes:
-        if is_onnx(node) and node.op in UNSUPPORTED_OPS - REFUSED_OPS:
-            yield Objection(
-                f"TensorRT's parser has no operator {node.op}",
-                node=label(node),
-                fix="replace the operator, or run it outside of TensorRT",
-            )
+    for node in subject.calls(UNSUPPORTED_OPS - REFUSED_OPS):
+        yield Objection(
+            f"TensorRT's parser has no operator {node.op}",
+            node=label(node),
+            fix="replace the operator, or run it outside of TensorRT",
+        )
 
 
 @rule("DEP005", Severity.NOTE)
@@ -213,8 +208,8 @@ def window_too_large(subject: Subject) -> Iterator[Objection]:
     Source: measured on TensorRT for RTX 1.7.1: 316x316 compiles, 317x317 and 100,001 do not
     (`maxKernelDimsProduct`); windows of three axes went on to a million and more.
     """
-    for node in subject.nodes:
-        window = node.attrs.get("kernel_shape", []) if is_onnx(node) and "Pool" in node.op else []
+    for node in subject.calls({"AveragePool", "LpPool", "MaxPool"}):
+        window = node.attrs.get("kernel_shape", [])
         if len(window) <= PLANAR and prod(window) >= LARGEST_WINDOW:
             clipped = clipped_window(node)
             mend = partial(node.attrs.update, kernel_shape=clipped)
@@ -240,13 +235,12 @@ def random_operator(subject: Subject) -> Iterator[Objection]:
     Source: https://onnx.ai/onnx/operators/onnx__RandomNormalLike.html: without the attribute `seed`
     one is generated.
     """
-    for node in subject.nodes:
-        if is_onnx(node) and node.op in RANDOM_OPS:
-            yield Objection(
-                f"{node.op} draws other numbers in each run, so that outputs cannot be compared",
-                node=label(node),
-                fix="make the numbers an input or a constant",
-            )
+    for node in subject.calls(RANDOM_OPS):
+        yield Objection(
+            f"{node.op} draws other numbers in each run, so that outputs cannot be compared",
+            node=label(node),
+            fix="make the numbers an input or a constant",
+        )
 
 
 @rule("DEP009", Severity.ERROR)
@@ -263,15 +257,8 @@ def training_mode(subject: Subject) -> Iterator[Objection]:
     Source: measured on TensorRT for RTX 1.7.1, which refuses `training_mode` = 1, and before opset
     14 every further output, which is how those opsets say the same.
     """
-    for node in subject.nodes:
-        if (
-            is_onnx(node)
-            and node.op == "BatchNormalization"
-            and (
-                node.attrs.get("training_mode", 0)
-                or any(not extra.is_empty() for extra in node.outputs[1:])
-            )
-        ):
+    for node in subject.calls({"BatchNormalization"}):
+        if is_training(node):
             yield Objection(
                 "this BatchNormalization is in training mode",
                 node=label(node),
@@ -293,9 +280,7 @@ def attention_in_float32(subject: Subject) -> Iterator[Objection]:
 
     Source: measured on TensorRT for RTX 1.7.1 (SM89), head sizes 8 to 128, 16 to 512 tokens.
     """
-    for node in subject.nodes:
-        if not (is_onnx(node) and node.op == "Attention"):
-            continue
+    for node in subject.calls({"Attention"}):
         query = node.inputs[0]
         rank = None if query.shape is None else len(query.shape)
         if node.attrs.get("softcap", 0) or (dtype_name(query) == "float32" and rank == HEADS_APART):

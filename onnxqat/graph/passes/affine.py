@@ -23,7 +23,7 @@ from onnxqat.graph.passes.edit import (
     replace_constant,
     take_over_output,
 )
-from onnxqat.graph.query import consumers, is_float
+from onnxqat.graph.query import consumers, is_float, is_training
 
 Doubles = NDArray[np.float64]
 
@@ -91,8 +91,7 @@ def _normalization(node: gs.Node, norm: gs.Node) -> _Affine | None:
     statistics = norm.inputs[1:5]
     if (
         norm.inputs[0] is not node.outputs[0]
-        or norm.attrs.get("training_mode", 0)
-        or any(not extra.is_empty() for extra in norm.outputs[1:])  # training, before opset 14
+        or is_training(norm)
         or not all(isinstance(t, gs.Constant) and t.values.ndim == 1 for t in statistics)
     ):
         return None

@@ -15,21 +15,17 @@ from onnxqat.graph.change import Change
 from onnxqat.graph.exporter import export_model, tensor_proto
 from onnxqat.graph.graph import Graph, all_graphs, is_onnx, subgraphs
 from onnxqat.graph.passes.edit import make_constant, remove_nodes
-from onnxqat.graph.query import constant_value, is_output
+from onnxqat.graph.query import RANDOM_OPS, constant_value, is_output, is_training
 
 FOLD_LIMIT = 2**20
 """Bytes up to which a folded result may be larger than what it is computed from: an Expand or Tile
 of a constant stays in the graph where it would bloat the file."""
 
-NEVER_FOLDED = frozenset(
-    (
-        # Q/DQ state a format; folding them would erase it.
-        "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear",
-        # Each run draws anew.
-        "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial",
-        "Bernoulli", "Dropout",
-    )
-)  # fmt: skip
+NEVER_FOLDED = RANDOM_OPS | {
+    # Q/DQ state a format; folding them would erase it.
+    *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"),
+    "Dropout",  # draws, too, where it is not for inference
+}
 
 TRAINING_MODE = 14
 """The first opset in which an attribute of BatchNormalization tells training from inference."""
@@ -143,7 +139,7 @@ def evaluate(node: gs.Node, opset: int) -> dict[str, NDArray[Any]]:
 
     feeds = {t.name: constant_value(t) for t in node.inputs if not t.is_empty()}
     named = [tensor for tensor in node.outputs if not tensor.is_empty()]
-    if node.op == "BatchNormalization" and opset < TRAINING_MODE and len(named) > 1:
+    if node.op == "BatchNormalization" and opset < TRAINING_MODE and is_training(node):
         node, named, opset = _with_training_mode(node), named[:1], TRAINING_MODE
     with np.errstate(all="ignore"):  # infinities and NaN are the graph's own business
         values = ReferenceEvaluator(_model_of(node, opset)).run(None, feeds)
