@@ -215,6 +215,15 @@ def finetune(
         ),
     ] = "auto",
     batch_size: BatchSize = 32,
+    augment: Annotated[
+        tuple[Literal["flip", "shift"], ...],
+        Parameter(
+            name="--augment",
+            negative="",
+            help="Change images at random before each step, where there are few: flip them left to "
+            "right, shift them by up to an eighth of their sides (repeatable).",
+        ),
+    ] = (),
     schedule: Annotated[
         Literal["cosine", "step"],
         Parameter(
@@ -317,6 +326,7 @@ def finetune(
         train_share=train_share,
         train_only=train_only,
         freeze=freeze,
+        augment=augment,
         patience=patience,
         checkpoint_minutes=checkpoint_minutes,
         fallback=fallback,

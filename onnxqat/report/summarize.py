@@ -170,7 +170,8 @@ def _notes(evidence: Evidence, recipe: Recipe) -> tuple[str, ...]:
         notes.append("the control did not learn: without quantization the loss has nothing to mend")
     if tuned.best_step == 0:
         notes.append(
-            f"no step of the training was better than its start: QAT is {start}, unchanged"
+            "no step of the training was better than its start by more than chance: "
+            f"QAT is {start}, unchanged"
         )
     if tuned.stopped == "non-finite":
         step = tuned.history[-1].step

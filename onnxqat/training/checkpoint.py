@@ -25,7 +25,7 @@ from onnxqat.training.batches import Position
 from onnxqat.training.identity import Identity, differences
 from onnxqat.training.record import StepRecord
 
-FORMAT = "1"
+FORMAT = "2"
 """Of the file. Raised when a version can no longer read what another wrote."""
 
 

@@ -7,6 +7,8 @@ from typing import Literal
 
 from onnxqat.core.errors import ConfigError
 
+Augmentation = Literal["flip", "shift"]
+
 DEFAULT_STEPS = 200
 """Steps where neither `steps` nor `epochs` is given."""
 
@@ -23,6 +25,9 @@ class FinetuneConfig:
     """Samples a step. A model with a fixed, smaller batch accumulates gradients up to it."""
     micro_batch: int | None = None
     """Samples a forward pass, to save memory; None: the whole batch."""
+    augment: tuple[Augmentation, ...] = ()
+    """What is done to images at random before a step, where there are few: `flip`, left to right
+    (not of text or digits), `shift`, by up to an eighth of the sides. Labels stay as they are."""
 
     loss: str = "auto"
     """Terms joined by `+`, each with an optional factor, as `auto+0.1*labels`: `auto`, `mse` and

@@ -17,6 +17,7 @@ from onnxqat.core.sensitivity import Sensitivity
 from onnxqat.data import Dataset
 from onnxqat.data.layout import batch_layout
 from onnxqat.graph import input_specs
+from onnxqat.training.augmentation import augmented
 from onnxqat.training.batches import Loader
 from onnxqat.training.checkpoint import Checkpoint
 from onnxqat.training.compiled import Compiled, require_compiler
@@ -48,8 +49,8 @@ from onnxqat.training.sharding import Share
 from onnxqat.training.start import start_from_teacher
 from onnxqat.training.targets import choose_targets, weight_bits
 from onnxqat.training.terms import Compared, make_losses
-from onnxqat.training.validation import HeldOut
-from onnxqat.training.views import Views, make_views, observe_inner
+from onnxqat.training.validation import PARTS, HeldOut
+from onnxqat.training.views import Views, has_own_loss, make_views, observe_inner
 
 DEFAULT_CONFIG = FinetuneConfig()
 _LOG = logging.getLogger("onnxqat.training")
@@ -67,6 +68,9 @@ def finetune(
     resume: bool = False,
 ) -> Finetuned:
     """The student with the parameters of its best validation; never worse there than it came.
+
+    Where no step is better than the start by more than the standard error of the gain over the
+    validation samples, the student comes back as it was: what is noise there is noise elsewhere.
 
     The student is trained in place. Both modules come back on the CPU. Ctrl-C and a loss that is no
     number end the run early, with the best so far. Processes that are joined (`distributed`) train
@@ -93,7 +97,9 @@ def finetune(
     require_same_signature(student, teacher)
     config = replace(config, average=choose_average(config, rebuilt=is_rebuilt(student)))
     device, among = choose_device(config.device), processes()
-    axes = batch_layout(input_specs(student.graph)).axes
+    specs = input_specs(student.graph)
+    axes = batch_layout(specs).axes
+    steps_data = augmented(data, config.augment, specs)
     layout = choose_memory_format(config.memory_format, device)
     loader = Loader(tuple(student.input_names), device, axes, layout)
     selection = _select(student, teacher, data, config=config, among=among)
@@ -114,6 +120,7 @@ def finetune(
             views.judged.teacher,
             batch_size=config.micro_batch or config.batch_size,
             samples=config.validation_samples,
+            parts=1 if has_own_loss(config) else PARTS,  # the user's may want whole batches
             processes=among,
         )
         loop = _prepare(
@@ -128,7 +135,7 @@ def finetune(
         if kept is not None and resume and (content := among.from_first(kept.read)):
             put_back(loop, kept.parse(content))
         batches = loader.steps(
-            data,
+            steps_data,
             config.batch_size,
             share=Share(among.rank, among.world, config.micro_batch),
             seed=config.seed,
@@ -225,7 +232,7 @@ def _prepare(
         optimizer=make_optimizer(config, coordinates, rates),
         lr=rates.weight,
         loss=loss,
-        validate=lambda: held_out.validate(views.judged.student, judge, compared.outputs),
+        judge=lambda: held_out.judge(views.judged.student, judge, compared.outputs),
         device=held_out.loader.device,
         on_progress=on_progress,
         schedule=schedule,

@@ -30,6 +30,7 @@ from onnxqat.training.resume import capture
 from onnxqat.training.run import run_module
 from onnxqat.training.snapshot import Snapshot
 from onnxqat.training.targets import Targets
+from onnxqat.training.validation import Judged
 from onnxqat.training.views import View
 
 VALIDATIONS = 10
@@ -62,7 +63,7 @@ class Loop:
     lr: float
     """Of the weights, before warm-up and decay."""
     loss: Loss
-    validate: Callable[[], Validation]
+    judge: Callable[[], Judged]
     on_progress: OnProgress | None
     device: torch.device
     schedule: Callable[[int], float]
@@ -76,6 +77,8 @@ class Loop:
     processes: Processes = ALONE
     """Those that share the steps; all hold the same parameters."""
     best: Snapshot = field(init=False)
+    start: Judged | None = None
+    """What was trained, as it came."""
     average: Average | None = field(init=False, default=None)
     """Of the parameters, where that is what is validated."""
     history: list[StepRecord] = field(default_factory=list)
@@ -257,10 +260,18 @@ class Loop:
         return not any(judged[-self.config.patience :]) and len(judged) > self.config.patience
 
     def _judge(self, step: int) -> tuple[Validation, bool]:
-        """Validate, and keep the parameters if they are the best so far."""
+        """Validate, and keep the parameters if they are the best so far. The start gives way only
+        to a gain that is more than the scatter of the samples: training that gains nothing changes
+        nothing.
+        """
         with contextlib.nullcontext() if self.average is None else self.average.in_place():
-            validation = self.validate()
+            judged = self.judge()
+            validation = judged.validation
             is_best = validation.loss < self.best.loss
+            if self.start is None:
+                self.start = judged
+            elif self.best.step == 0:
+                is_best = is_best and judged.is_gain_on(self.start)
             if is_best:
                 self.best = Snapshot.take(self.targets.changing, step=step, loss=validation.loss)
         if not is_best and not validation.loss <= SETBACK * self.best.loss:

@@ -26,7 +26,8 @@ class Finetuned:
     module: OnnxModule
     history: tuple[StepRecord, ...]
     best_step: int
-    """0: no step was better than the start, which is handed out unchanged."""
+    """0: no step was better than the start by more than the validation samples scatter, and the
+    start is handed out unchanged."""
     stopped: Stopped
     """`early`: no gain for as long as the config's patience; `interrupted`: Ctrl-C; `non-finite`:
     a number of the history's last step is not finite."""

@@ -13,11 +13,13 @@ from torch import Tensor
 
 from onnxqat.training.checkpoint import Progress, Saved
 from onnxqat.training.snapshot import Snapshot
+from onnxqat.training.validation import Judged
 
 if TYPE_CHECKING:
     from onnxqat.training.loop import Loop
 
 CPU_RANDOM, CUDA_RANDOM = "random.cpu", "random.cuda"
+START_LOSSES, START_SAMPLES = "start.losses", "start.samples"
 
 
 def capture(loop: Loop) -> Saved:
@@ -38,6 +40,7 @@ def capture(loop: Loop) -> Saved:
         **_numbered("best", loop.best.values),
         **_numbered("average", loop.average.values if loop.average is not None else ()),
         **_numbered("freezing", loop.freezing.values if loop.freezing is not None else ()),
+        **_start_tensors(loop.start),
         **_optimizer_tensors(loop.optimizer),
         CPU_RANDOM: torch.get_rng_state(),
     }
@@ -58,6 +61,7 @@ def put_back(loop: Loop, saved: Saved) -> None:
     best = tuple(torch.empty_like(value) for value in loop.best.values)
     _copy("best", tensors, best)
     loop.best = Snapshot(progress.best_step, progress.best_loss, best)
+    loop.start = _start(progress, tensors)
     if loop.average is not None:
         _copy("average", tensors, loop.average.values)
     if loop.freezing is not None:
@@ -76,6 +80,17 @@ def _numbered(name: str, values: Iterable[Tensor]) -> dict[str, Tensor]:
 def _copy(name: str, tensors: Mapping[str, Tensor], targets: Iterable[Tensor]) -> None:
     for index, target in enumerate(targets):
         target.copy_(tensors[f"{name}.{index}"])
+
+
+def _start_tensors(start: Judged | None) -> dict[str, Tensor]:
+    return {} if start is None else {START_LOSSES: start.losses, START_SAMPLES: start.samples}
+
+
+def _start(progress: Progress, tensors: Mapping[str, Tensor]) -> Judged | None:
+    found = progress.history[0].validation if progress.history else None
+    if found is None:
+        return None
+    return Judged(found, tensors[START_LOSSES], tensors[START_SAMPLES])
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

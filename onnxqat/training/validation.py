@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,8 +21,34 @@ from onnxqat.training.record import Validation
 from onnxqat.training.run import run_module
 
 ALONE = Processes()
+PARTS = 16
+"""Of a batch, enough to see how much the loss scatters over the samples."""
 CACHE_BYTES = 256 * 2**20
 """Teacher outputs kept between validations; those of further batches are computed again."""
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """A validation, and the losses that it is the mean of."""
+
+    validation: Validation
+    losses: Tensor
+    """[batches, parts], float64: times their samples."""
+    samples: Tensor
+    """[batches, parts], float64; 0 where a batch has fewer parts."""
+
+    def is_gain_on(self, start: Judged) -> bool:
+        """Whether the loss is lower than at the start by more than the standard error of the
+        difference, sample by sample (Breiman et al. 1984: the one-standard-error rule). Where
+        there is but one part, that it is lower is enough.
+        """
+        samples = self.samples[self.samples > 0]
+        gains = (start.losses - self.losses)[self.samples > 0]
+        gain = gains.sum() / samples.sum()
+        parts = max(2, len(samples))
+        scatter = (gains - gain * samples).square().sum() * parts / (parts - 1)
+        is_within = gain <= scatter.sqrt() / samples.sum()
+        return not bool(is_within)  # so too where the start's loss is no number
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +60,10 @@ class HeldOut:
     teacher: OnnxModule
     batch_size: int
     samples: int
+    parts: int = 1
+    """Of a batch, by which the scatter is judged."""
     processes: Processes = ALONE
-    """Each judges a part of the batches; the sums are over all."""
+    """Each judges some of the batches; the sums are over all."""
     cache: list[Outputs] = field(default_factory=list)
 
     def batches(self) -> Iterator[TensorBatch]:
@@ -61,13 +90,24 @@ class HeldOut:
 
     @torch.no_grad()
     def validate(self, student: OnnxModule, loss: Loss, facts: Facts) -> Validation:
-        """Judge the student as it is."""
+        """How good the student is as it is."""
+        return self.judge(student, loss, facts).validation
+
+    @torch.no_grad()
+    def judge(self, student: OnnxModule, loss: Loss, facts: Facts) -> Judged:
+        """The same, and how the loss scatters."""
         tally = Tally(facts)
+        rows = []
         every = self.processes
         for batch, teacher in self.pairs(every.rank, every.world):
             outputs = run_module(student, batch.inputs)
-            tally.add(outputs, teacher, batch, loss(outputs, teacher, batch.labels))
-        return tally.result(every)
+            of_batch = loss(outputs, teacher, batch.labels)
+            tally.add(outputs, teacher, batch, of_batch)
+            cut = _cut(outputs, teacher, batch, self.parts)
+            values = [loss(*part[:3]) for part in cut] if len(cut) > 1 else [of_batch]
+            rows.append(_row(values, [part.samples for part in cut], self.parts))
+        losses, samples = _of_all(rows, self.parts, every).unbind()
+        return Judged(tally.result(every), losses, samples)
 
     @torch.no_grad()
     def pairs(self, first: int = 0, every: int = 1) -> Iterator[tuple[TensorBatch, Outputs]]:
@@ -85,6 +125,51 @@ def _require_finite(outputs: Outputs) -> None:
                 tensor=name,
                 fix="check the data's normalization and the FP32 model",
             )
+
+
+class _Part(NamedTuple):
+    student: Outputs
+    teacher: Outputs
+    labels: Tensor | None
+    samples: int
+
+
+def _cut(student: Outputs, teacher: Outputs, batch: TensorBatch, parts: int) -> list[_Part]:
+    """At most so many parts of a batch; one where an output does not count its samples."""
+    tensors = [*student.values(), *teacher.values()]
+    tensors += [] if batch.labels is None else [batch.labels]
+    if not all(tensor.ndim > 0 and len(tensor) == batch.samples for tensor in tensors):
+        return [_Part(student, teacher, batch.labels, batch.samples)]
+    size = -(-batch.samples // parts)
+    return [
+        _Part(
+            {name: output[first : first + size] for name, output in student.items()},
+            {name: output[first : first + size] for name, output in teacher.items()},
+            None if batch.labels is None else batch.labels[first : first + size],
+            min(size, batch.samples - first),
+        )
+        for first in range(0, batch.samples, size)
+    ]
+
+
+def _row(losses: list[Tensor], samples: list[int], parts: int) -> Tensor:
+    """Losses, times their samples, and samples of a batch's parts: [2, parts], float64."""
+    row = torch.zeros(2, parts, dtype=torch.float64)
+    row[1, : len(samples)] = torch.tensor(samples)
+    row[0, : len(losses)] = torch.stack(losses).double().cpu()
+    row[0] *= row[1]
+    return row
+
+
+def _of_all(rows: list[Tensor], parts: int, processes: Processes) -> Tensor:
+    """The rows of all processes, whose batches were dealt out in turn: [2, batches, parts]."""
+    count = torch.tensor(len(rows))
+    processes.sum([count])
+    whole = torch.zeros(2, int(count), parts, dtype=torch.float64)
+    if rows:
+        whole[:, processes.rank :: processes.world] = torch.stack(rows, 1)
+    processes.sum([whole])
+    return whole
 
 
 class Tally:

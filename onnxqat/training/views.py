@@ -54,11 +54,16 @@ def make_views(student: OnnxModule, teacher: OnnxModule, config: FinetuneConfig)
     is_auto = "auto" in names or names == [TERM]  # features alone are judged so
     heads = find_heads(student.graph, teacher.graph) if is_auto else ()
     of_heads = [head.tensor for head in heads if head.tensor not in student.output_names]
-    has_own_loss = any(":" in name for name in names)
-    features = _features(whole, config, is_wanted=TERM in names, has_own_loss=has_own_loss)
+    is_own = has_own_loss(config)
+    features = _features(whole, config, is_wanted=TERM in names, has_own_loss=is_own)
     step = _view(whole, (*of_heads, *features))
-    judged = step if has_own_loss else _view(whole, of_heads)
+    judged = step if is_own else _view(whole, of_heads)
     return Views(whole, step, judged, features, heads)
+
+
+def has_own_loss(config: FinetuneConfig) -> bool:
+    """Whether a term of the loss is the user's."""
+    return any(":" in name for _, name in parse_terms(config.loss))
 
 
 def _features(

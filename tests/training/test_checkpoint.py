@@ -63,6 +63,7 @@ def without_times(tuned: Finetuned) -> list[StepRecord]:
         replace(QUICK, batch_size=96),
         replace(QUICK, freezing=0.015),
         replace(QUICK, loss="mse+features"),
+        replace(QUICK, augment=("flip", "shift")),
         replace(QUICK, damping=0.1, average=0.9, scales_first=0.3, schedule="step", drop_epochs=1),
     ],
     ids=[
@@ -73,6 +74,7 @@ def without_times(tuned: Finetuned) -> list[StepRecord]:
         "in an epoch",
         "freezing",
         "features",
+        "augment",
         "average",
     ],
 )
