@@ -238,6 +238,7 @@ class Store:
             "threads": self._threads,
             "initialization_samples": SAMPLES if job.row.qdq_stages else 0,
             "start": None if start is None else self.key(start),
+            **({} if job.row.loss is None else {"augment": list(recipe.finetune.augment)}),
         }
 
     def _path(self, job: Job) -> Path:

@@ -158,6 +158,7 @@ class Bench:
             steps=job.steps,
             batch_size=job.model.recipe.finetune.batch_size,
             loss=loss,
+            augment=job.model.recipe.finetune.augment,
             threads=self._threads,
         )
         tuned = onnxqat.finetune(student, teacher, train, config=config, validation=validation)
