@@ -7,8 +7,8 @@
     control         FP32 after the training of `qat-labels`: what more training alone does
     ptq-METHOD      post-training quantization by each calibrator
     init-STAGE      `ptq-auto`, then one initialization stage
-    init            `equalize` and `smooth`, then `ptq-auto`, `reconstruct`, `adaround` and
-                    `bias_correction`
+    init            `align`, `equalize` and `smooth`, then `ptq-auto`, `reconstruct`, `adaround`
+                    and `bias_correction`
     qat             `ptq-auto`, then training without labels
     init+qat        `init`, then training without labels
     qat-labels      `ptq-auto`, then training with labels beside the FP32 outputs

@@ -52,8 +52,8 @@ def equalize(
     data: Data,
     output: Output,
     stages: Annotated[
-        str, Parameter(name="--stages", help="equalize, smooth, or both, separated by a comma.")
-    ] = "equalize,smooth",
+        str, Parameter(name="--stages", help="align, equalize, smooth, separated by commas.")
+    ] = "align,equalize,smooth",
     format: Annotated[
         Literal["int8", "w4a8", "fp8", "w4a4"],
         Parameter(name="--format", help="What the model will be quantized to."),
@@ -69,10 +69,12 @@ def equalize(
 ) -> int:
     """Write an FP32 model that computes the same, and loses less when it is quantized.
 
-    Factors move from the channels of an activation, which share one scale, into the weights behind:
-    equalize from layer to layer, through residual sums too, smooth from a normalization to the
-    layers behind it. They are chosen so that rounding does the least to the outputs. A limit as of
-    ReLU6 stays: what reaches farther than in the samples may be cut by it, so give several hundred.
+    align makes whole numbers of pixels that were normalized, by a multiplication and an addition
+    that the first layer undoes: INT8 then holds them without loss. The others move factors from the
+    channels of an activation, which share one scale, into the weights behind: equalize from layer
+    to layer, through residual sums too, smooth from a normalization to the layers behind it. They
+    are chosen so that rounding does the least to the outputs. A limit as of ReLU6 stays: what
+    reaches farther than in the samples may be cut by it, so give several hundred.
     What cannot be moved, and why, is told by --json.
 
     Args:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from onnxqat.core.errors import ConfigError
 
-FLOAT_STAGES = ("equalize", "smooth")
+FLOAT_STAGES = ("align", "equalize", "smooth")
 """Stages of the FP32 model, before Q/DQ is placed; the others work on the Q/DQ model."""
 
 

@@ -40,6 +40,7 @@ from onnxqat.graph import Change, Graph
 from onnxqat.graph.channel_groups import Group, Layer, Refusal, groups
 from onnxqat.graph.names import Names
 from onnxqat.graph.rescale import as_matrix, input_matrix, rescale
+from onnxqat.initialization.align import align
 from onnxqat.initialization.config import FLOAT_STAGES
 from onnxqat.initialization.context import ignore
 from onnxqat.initialization.noise import SHARES, UNIFORM, Exposed, observe
@@ -47,10 +48,13 @@ from onnxqat.training.setting import on_threads
 
 Doubles = NDArray[np.float64]
 
+_BY_FACTORS = frozenset({"equalize", "smooth"})
 KEPT = "channels kept"
 """What a place is told of whose channels stay as they are."""
 ENOUGH_GAIN = 0.95
 """Channels are rescaled where that brings the error below this share of before."""
+SAMPLES_READ = 32
+"""At a time, where only values are looked at."""
 SAMPLES_A_PASS = 4
 """Each backward pass combines the outputs anew: small batches make many of them."""
 STEPS = 300
@@ -84,7 +88,7 @@ def equalize(
         plan: Where it will be quantized, and to what. Tensors keep their names, so that the plan
             holds for the result as well.
         data: Samples, of which the first ones show ranges and gradients.
-        stages: `equalize`, `smooth` or both.
+        stages: Some of `align` (see there), `equalize` and `smooth`.
         samples: How many samples. Few show too small ranges: on ResNet-20 256 cost 0.4 dB.
         threads: Of torch on the CPU; None: torch's choice, every core.
         on_change: Called with each place that was rescaled, or could not be, and why.
@@ -96,8 +100,11 @@ def equalize(
     """
     _require_float(stages)
     result: Graph = graph.copy()
+    if "align" in stages:
+        batches = data.batches(SAMPLES_READ, samples=samples)
+        align(result, plan, batches, kept=KEPT, threads=threads, on_change=on_change)
     found = []
-    for group in groups(result):
+    for group in groups(result) if _BY_FACTORS & set(stages) else ():
         if isinstance(group, Refusal):
             on_change(Change(KEPT, group.node, group.reason))
         elif _stage_of(group) in stages:
@@ -110,7 +117,7 @@ def equalize(
     scales = _shared_scales(plan)
     with on_threads(threads):
         seen = observe(
-            graph,
+            result,
             {name: axis for name, axis in axes.items() if name in scales or name in limits},
             sorted({edge.tensor for edge in edges if edge in plan.by_edge}),
             data.batches(SAMPLES_A_PASS, samples=samples),

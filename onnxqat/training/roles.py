@@ -37,6 +37,17 @@ BIASES = {
 PER_CHANNEL = frozenset({"Add", "Sub", "Mul", "Div"})
 """Ops whose constant is a bias or a norm's scale where it has one value a channel. One value for
 all belongs to a formula (GELU's 0.5), and one a position to a geometry (anchor boxes)."""
+PREPROCESSING = PER_CHANNEL | {
+    "Cast",
+    "Identity",
+    "Pad",
+    "Reshape",
+    "Squeeze",
+    "Transpose",
+    "Unsqueeze",
+}
+"""Ops between an input and the first layer. Their constants belong to the data: they do not train,
+as pixels that `align` made whole numbers would be none after a step."""
 TRANSPARENT = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "Transpose", "Reshape", "Squeeze", "Unsqueeze"}
 )
@@ -77,10 +88,22 @@ def weights_of(node: Any) -> tuple[str, ...]:
 def _trained_inputs(node: Any) -> Iterator[tuple[Kind, int]]:
     yield from ((Kind.WEIGHT, index) for index in WEIGHTS.get(node.op, ()))
     yield from ((Kind.BIAS, index) for index in BIASES.get(node.op, ()))
-    if node.op in PER_CHANNEL:
+    if node.op in PER_CHANNEL and not _is_preprocessing(node):
         for index, tensor in enumerate(node.inputs):
             if _is_per_channel(tensor):
                 yield Kind.BIAS, index
+
+
+def _is_preprocessing(node: Any) -> bool:
+    """Whether a node computes with constants and a graph input alone, all the way up."""
+    while node.op in PREPROCESSING:
+        computed = [tensor for tensor in node.inputs if not hasattr(tensor, "values")]
+        if len(computed) != 1:
+            return False
+        if not computed[0].inputs:
+            return True
+        node = computed[0].inputs[0]
+    return False
 
 
 def _initializer(tensor: Any) -> str | None:

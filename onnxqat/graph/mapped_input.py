@@ -1,0 +1,106 @@
+"""Letting Convs read a linear map of their input, channel by channel, which their weights undo.
+
+`W · x + b = (W / a) · (a · x + c) + (b − W · c / a)`, in float64, rounded to float32 once. The
+zeros that a Conv pads with are padded before the map, since it need not map zero to zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from numpy.typing import NDArray
+
+from onnxqat.graph.names import Names
+from onnxqat.graph.passes.affine import FOLD, channels_of
+from onnxqat.graph.passes.edit import float64, replace_constant
+from onnxqat.graph.query import consumers
+
+Doubles = NDArray[np.float64]
+
+
+def why_not_mapped(node: gs.Node) -> str | None:
+    """What keeps a Conv with constant weights from reading a map of its input; None: nothing."""
+    if node.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        return f"its padding is only known when it runs (auto_pad {node.attrs['auto_pad']})"
+    return None
+
+
+def map_input(
+    graph: gs.Graph, nodes: Sequence[gs.Node], factors: Doubles, shifts: Doubles, names: Names
+) -> None:
+    """Let Convs that read one tensor read `factors · x + shifts`, both of shape [C]; what they
+    compute stays. Those that pad alike read the same tensor.
+    """
+    tensor = nodes[0].inputs[0]
+    is_shifted = bool(shifts.any())
+    mapped: dict[tuple[int, ...], gs.Tensor] = {}
+    for node in nodes:
+        pads = _pads(node) if is_shifted else ()
+        if pads not in mapped:
+            where = min(i for i, other in enumerate(graph.nodes) if other in nodes)
+            chain = _chain(tensor, pads, factors, shifts if is_shifted else None, names)
+            graph.nodes[where:where] = chain
+            mapped[pads] = chain[-1].outputs[0]
+        node.inputs[0] = mapped[pads]
+        if pads:
+            node.attrs["pads"] = [0] * len(pads)
+        _undo(node, factors, shifts, names)
+
+
+def _pads(node: gs.Node) -> tuple[int, ...]:
+    """Of a Conv, those at the beginning of each spatial axis, then those at its end; none: ()."""
+    pads = tuple(int(pad) for pad in node.attrs.get("pads", ()))
+    is_padded = any(pads) and node.attrs.get("auto_pad", "NOTSET") == "NOTSET"
+    return pads if is_padded else ()
+
+
+def _chain(
+    tensor: gs.Tensor,
+    pads: tuple[int, ...],
+    factors: Doubles,
+    shifts: Doubles | None,
+    names: Names,
+) -> list[gs.Node]:
+    """Pad, where there is something to pad; Mul; Add, where there is something to add."""
+    chain: list[gs.Node] = []
+    shape = None if tensor.shape is None else list(tensor.shape)
+    rank = len(pads) // 2 + 2 if shape is None else len(shape)
+
+    def add(op: str, constant: NDArray[np.generic], attrs: Mapping[str, str]) -> None:
+        source = chain[-1].outputs[0] if chain else tensor
+        name = names.tensor(f"{tensor.name}_{op.lower()}")
+        other = gs.Constant(names.tensor(f"{name}_by"), constant)
+        output = gs.Variable(name, np.float32, shape)
+        chain.append(gs.Node(op, names.node(name), dict(attrs), [source, other], [output]))
+
+    if pads:
+        half = len(pads) // 2
+        both = [(0, 0, *pads[:half]), (0, 0, *pads[half:])]
+        if shape is not None:
+            added = zip(shape, *both, strict=True)
+            shape = [size + a + b if isinstance(size, int) else None for size, a, b in added]
+            shape[:2] = tensor.shape[:2]
+        add("Pad", np.array(both, np.int64).reshape(-1), {"mode": "constant"})
+    broadcast = (1, len(factors), *[1] * (rank - 2))
+    add("Mul", factors.astype(np.float32).reshape(broadcast), {})
+    if shifts is not None:
+        add("Add", shifts.astype(np.float32).reshape(broadcast), {})
+    return chain
+
+
+def _undo(node: gs.Node, factors: Doubles, shifts: Doubles, names: Names) -> None:
+    """Divide a Conv's weights by the factors, and take the shifts out of its bias."""
+    weight = float64(node.inputs[1])  # [K, C / group, …]: the first K / group filters read the …
+    group = int(node.attrs.get("group", 1))  # … first C / group channels
+    inner = [1] * (weight.ndim - 2)
+    split = weight.reshape(group, -1, *weight.shape[1:])
+    divided = split / factors.reshape(group, 1, -1, *inner)
+    moved = divided * shifts.reshape(group, 1, -1, *inner)
+    by_filter = moved.reshape(len(weight), -1).sum(1)
+    fresh = ""
+    if len(consumers(node.inputs[1])) > 1:
+        fresh = names.tensor(f"{node.inputs[1].name}_mapped")
+    replace_constant(node, 1, divided.reshape(weight.shape).astype(np.float32), fresh_name=fresh)
+    FOLD["Conv"](node, np.ones(channels_of(node)), -by_filter, names)
