@@ -34,13 +34,15 @@ def map_input(
     compute stays. Those that pad alike read the same tensor.
     """
     tensor = nodes[0].inputs[0]
+    rank = nodes[0].inputs[1].values.ndim
     is_shifted = bool(shifts.any())
+    readers = {id(node) for node in nodes}
     mapped: dict[tuple[int, ...], gs.Tensor] = {}
     for node in nodes:
         pads = _pads(node) if is_shifted else ()
         if pads not in mapped:
-            where = min(i for i, other in enumerate(graph.nodes) if other in nodes)
-            chain = _chain(tensor, pads, factors, shifts if is_shifted else None, names)
+            where = min(i for i, other in enumerate(graph.nodes) if id(other) in readers)
+            chain = _chain(tensor, rank, pads, (factors, shifts if is_shifted else None), names)
             graph.nodes[where:where] = chain
             mapped[pads] = chain[-1].outputs[0]
         node.inputs[0] = mapped[pads]
@@ -58,15 +60,15 @@ def _pads(node: gs.Node) -> tuple[int, ...]:
 
 def _chain(
     tensor: gs.Tensor,
+    rank: int,
     pads: tuple[int, ...],
-    factors: Doubles,
-    shifts: Doubles | None,
+    by: tuple[Doubles, Doubles | None],
     names: Names,
 ) -> list[gs.Node]:
     """Pad, where there is something to pad; Mul; Add, where there is something to add."""
     chain: list[gs.Node] = []
+    factors, shifts = by
     shape = None if tensor.shape is None else list(tensor.shape)
-    rank = len(pads) // 2 + 2 if shape is None else len(shape)
 
     def add(op: str, constant: NDArray[np.generic], attrs: Mapping[str, str]) -> None:
         source = chain[-1].outputs[0] if chain else tensor

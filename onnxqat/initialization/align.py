@@ -156,8 +156,16 @@ def _with(known: Doubles | None, values: NDArray[np.generic]) -> Doubles | None:
 
 
 def _steps(values: Doubles | None) -> Steps | None:
-    """The even steps that rising values lie on, if there are so few."""
-    if values is None or not len(values) or not np.isfinite(values).all():
+    """The even steps that rising values lie on, if there are so few. Zeros may be a padding's, and
+    need not lie on one.
+    """
+    if values is None or not np.isfinite(values).all():
+        return None
+    return _fitted(values) or _fitted(values[values != 0])
+
+
+def _fitted(values: Doubles) -> Steps | None:
+    if not len(values):
         return None
     span = values[-1] - values[0]
     if span == 0:

@@ -74,9 +74,9 @@ def network(body: str, shape: str = "n, 3, 8, 8") -> Graph:
     rng = np.random.default_rng(0)
     read = {name for node in model.graph.node for name in node.input}
     constants = {name: rng.normal(0, 0.3, shape) for name, shape in SHAPES.items()}
-    constants |= {"mean": 255 * MEAN, "std": 255 * STD}
+    constants |= {"mean": 255 * MEAN, "std": 255 * STD, "ends": np.array([0, 0, 1, 1] * 2)}
     for name in constants.keys() & read:
-        values = constants[name].astype(np.float32)
+        values = constants[name].astype(np.int64 if name == "ends" else np.float32)
         model.graph.initializer.append(numpy_helper.from_array(values, name))
     for node in model.graph.node:
         node.name = f"/{node.output[0]}"
@@ -177,8 +177,9 @@ def test_values_that_were_not_seen_have_room_on_both_sides() -> None:
             "n, 8, 8, 3",
             lambda pixels: np.moveaxis(normalized(pixels), 1, -1),
         ),
+        ("p = Pad (x, ends)\n" + VALID.replace("(x", "(p"), "n, 3, 8, 8", normalized),
     ],
-    ids=["normalized in the graph", "channels last"],
+    ids=["normalized in the graph", "channels last", "padded"],
 )
 def test_what_an_exporter_puts_before_the_first_layer_is_seen_through(body, shape, change) -> None:
     data = Pictures(changed=change or (lambda pixels: pixels))
