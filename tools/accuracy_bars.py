@@ -9,6 +9,8 @@ from typing import Literal
 
 from accuracy_rows import FLOAT, WITH_LABELS, Result, rows_of
 
+from onnxqat.core.interval import paired_change
+
 Measure = Literal["sqnr_db", "agreement", "top1", "top1_change"]
 WITHOUT_LABELS = ("ptq-auto", "init", "qat", "init+qat")
 
@@ -99,9 +101,9 @@ def _judged(bar: Bar, table: Table) -> Verdict:
     }
     for row, values in reached.items():
         if all(v >= least for (_, v), (_, least) in zip(values, bar.at_least, strict=True)):
-            return Verdict(f"{text}: {_told(row, values)}", "met")
+            return Verdict(f"{text}: {_told(row, values, found[row])}", "met")
     best = max(reached.items(), key=lambda item: item[1][0][1], default=None)
-    told = "" if best is None else f": {_told(*best)}"
+    told = "" if best is None else f": {_told(*best, found[best[0]])}"
     return Verdict(text + told, "open" if None in found.values() else "missed")
 
 
@@ -125,8 +127,12 @@ def _trained_against_start(table: Table) -> Iterator[Verdict]:
             yield Verdict(f"{text}: {told}", "met" if after >= before else "missed")
 
 
-def _told(row: str, values: Sequence[tuple[str, float]]) -> str:
-    return f"{row} has " + ", ".join(f"{name} {_number(name, value)}" for name, value in values)
+def _told(row: str, values: Sequence[tuple[str, float]], result: Result | None) -> str:
+    told = [f"{name} {_number(name, value)}" for name, value in values]
+    if result is not None and any(name == "top1_change" for name, _ in values):
+        interval = paired_change(result.lost, result.gained, result.samples)
+        told += [] if interval is None else ["95 % sure {:+.1%} to {:+.1%}".format(*interval)]
+    return f"{row} has " + ", ".join(told)
 
 
 def _number(measure: str, value: float) -> str:

@@ -174,6 +174,9 @@ class Result:
     steps: int
     seconds: float
     notes: tuple[str, ...] = ()
+    lost: int | None = None
+    """Samples that only FP32 has right, and that only this one has."""
+    gained: int | None = None
     state: str = ""
     """Of the repository, where it was measured in one."""
 

@@ -186,6 +186,8 @@ class Bench:
             steps=made.steps,
             seconds=round(seconds, 1),
             notes=made.notes,
+            lost=found.lost,
+            gained=found.gained,
             state=repository_state(),
         )
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from onnxqat.core.interval import Interval, paired_change
+
 
 @dataclass(frozen=True)
 class LayerError:
@@ -33,6 +35,22 @@ class Comparison:
     candidate_metric: float | None
     layers: tuple[LayerError, ...] = ()
     """Inner tensors, where they were asked for."""
+    lost: int | None = None
+    """Samples whose top-1 class only the reference has right; None without labels."""
+    gained: int | None = None
+    """The same of the candidate."""
+
+    @property
+    def metric_change(self) -> float | None:
+        """Of the metric, from the reference to the candidate."""
+        if self.reference_metric is None or self.candidate_metric is None:
+            return None
+        return self.candidate_metric - self.reference_metric
+
+    @property
+    def metric_change_interval(self) -> Interval | None:
+        """Where that lies, 95 % sure."""
+        return paired_change(self.lost, self.gained, self.samples)
 
     @property
     def sqnr_db(self) -> float:

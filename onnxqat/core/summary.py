@@ -31,6 +31,10 @@ class ModelRow:
     metric_interval: Interval | None = None
     """Where the metric lies, 95 % sure, were there endless samples."""
     agreement_interval: Interval | None = None
+    metric_change: float | None = None
+    """The metric less that of FP32, on the same samples."""
+    metric_change_interval: Interval | None = None
+    """Where that lies, 95 % sure; narrower than the metrics' own, as most samples answer alike."""
 
 
 @dataclass(frozen=True)

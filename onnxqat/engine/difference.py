@@ -47,6 +47,10 @@ class Agreement:
     labelled: int = 0
     reference_right: int = 0
     candidate_right: int = 0
+    lost: int = 0
+    """Right in the reference alone."""
+    gained: int = 0
+    """Right in the candidate alone."""
 
     def add(self, reference: Array, candidate: Array, labels: Array | None) -> None:
         """Count one batch of class scores, shape [N, C] or [N, C, 1, 1]; labels [N] or None."""
@@ -55,8 +59,11 @@ class Agreement:
         self.same += int((ours == theirs).sum())
         if labels is not None:
             self.labelled += len(labels)
-            self.reference_right += int((ours == labels).sum())
-            self.candidate_right += int((theirs == labels).sum())
+            before, after = ours == labels, theirs == labels
+            self.reference_right += int(before.sum())
+            self.candidate_right += int(after.sum())
+            self.lost += int((before & ~after).sum())
+            self.gained += int((after & ~before).sum())
 
 
 def is_class_scores(output: Array, samples: int) -> bool:

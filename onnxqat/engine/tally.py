@@ -63,6 +63,8 @@ class Tally:
             reference_metric=_share(classes.reference_right, classes.labelled),
             candidate_metric=_share(classes.candidate_right, classes.labelled),
             layers=self._errors(inner=True),
+            lost=classes.lost if classes.labelled else None,
+            gained=classes.gained if classes.labelled else None,
         )
 
     def _pairs(self, reference: Outputs, candidate: Outputs) -> Iterator[tuple[str, Array, Array]]:

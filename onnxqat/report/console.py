@@ -29,6 +29,7 @@ from onnxqat.report.numbers import (
     percent,
     percent_within,
     points,
+    points_within,
     share,
     stage_line,
 )
@@ -78,6 +79,10 @@ def _int8_share(row: ModelRow) -> str:
 
 _SUMMARY_LINES = (
     ("{metric}", lambda row: percent_within(row.metric, row.metric_interval)),
+    (
+        "{metric} against FP32",
+        lambda row: points_within(row.metric_change, row.metric_change_interval),
+    ),
     ("agreement with FP32", lambda row: percent_within(row.agreement, row.agreement_interval)),
     ("SQNR against FP32", lambda row: decibel(row.sqnr_db)),
     ("Conv/Gemm/MatMul in INT8 or FP8", _int8_share),
@@ -124,7 +129,8 @@ def comparison_table(comparison: Comparison) -> RenderableType:
         lines.append(Text(f"top-1 agreement: {percent(comparison.agreement)}"))
     if comparison.metric is not None:
         pair = f"{percent(comparison.reference_metric)} -> {percent(comparison.candidate_metric)}"
-        lines.append(Text(f"{comparison.metric}: {pair}"))
+        change = points_within(comparison.metric_change, comparison.metric_change_interval)
+        lines.append(Text(f"{comparison.metric}: {pair}, {change}, 95 % sure"))
     return Group(table, *lines)
 
 

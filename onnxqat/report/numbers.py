@@ -35,6 +35,21 @@ def points(value: float) -> str:
     return f"{100 * value:+.1f} points".replace("-", "−")
 
 
+def points_within(value: float | None, interval: tuple[float, float] | None) -> str:
+    """A difference of shares and where it lies, 95 % sure, as `−0.4 points (−1.2 to +0.4)`."""
+    if value is None:
+        return NOTHING
+    return points(value) if interval is None else f"{points(value)} ({range_of_change(interval)})"
+
+
+def range_of_change(interval: tuple[float, float] | None) -> str:
+    """Where a difference of shares lies as `−1.2 to +0.4`; nothing where that is not known."""
+    if interval is None:
+        return ""
+    low, high = (f"{100 * bound:+.1f}".replace("-", "−") for bound in interval)
+    return f"{low} to {high}"
+
+
 def megabytes(value: int | None) -> str:
     """Bytes as `1.991 MB`."""
     return NOTHING if value is None else f"{value / MEGA:.3f} MB"

@@ -88,19 +88,17 @@ def _gains(evidence: Evidence) -> Iterator[Gain]:
     found = evidence.comparisons
     if "QAT" in found and "PTQ" in found:
         decibels = found["QAT"].sqnr_db - found["PTQ"].sqnr_db
-        lost = [_metric_lost(found[name]) for name in ("PTQ", "QAT")]
-        yield Gain("QAT", "PTQ", _difference(*lost), decibels if isfinite(decibels) else None)
+        before, after = (found[name].metric_change for name in ("PTQ", "QAT"))
+        gain = None if before is None or after is None else after - before
+        yield Gain("QAT", "PTQ", gain, decibels if isfinite(decibels) else None)
     if CONTROL in found:
-        yield Gain(CONTROL, "FP32", _difference(0.0, _metric_lost(found[CONTROL])), None)
-
-
-def _difference(a: float | None, b: float | None) -> float | None:
-    return None if a is None or b is None else a - b
+        yield Gain(CONTROL, "FP32", found[CONTROL].metric_change, None)
 
 
 def _checks(budget: Budget, found: Comparison | None) -> Iterator[BudgetCheck]:
     """What was asked for against what was measured; what was not measured is not met."""
-    lost = _metric_lost(found) if found is not None else None
+    change = found.metric_change if found is not None else None
+    lost = None if change is None else -change
     if budget.metric_drop is not None:
         met = lost is not None and lost <= budget.metric_drop
         yield BudgetCheck("metric_drop", budget.metric_drop, lost, met)
@@ -110,20 +108,16 @@ def _checks(budget: Budget, found: Comparison | None) -> Iterator[BudgetCheck]:
             yield BudgetCheck(name, least, value, value is not None and value >= least)
 
 
-def _metric_lost(found: Comparison) -> float | None:
-    if found.reference_metric is None or found.candidate_metric is None:
-        return None
-    return found.reference_metric - found.candidate_metric
-
-
 def _row(name: str, evidence: Evidence) -> ModelRow:
     heavy = [(node.name, node.op) for node in evidence.fp32.nodes if node.op in HEAVY_OPS]
-    plan = evidence.engines.plans.get(name)
+    plan, found = evidence.engines.plans.get(name), evidence.comparisons.get(name)
     return ModelRow(
         name=name,
         **_accuracy(name, evidence.comparisons),
         metric_interval=_interval("metric", name, evidence.comparisons),
         agreement_interval=_interval("agreement", name, evidence.comparisons),
+        metric_change=found.metric_change if found is not None else None,
+        metric_change_interval=found.metric_change_interval if found is not None else None,
         int8_nodes=_int8_nodes(plan, heavy) if plan is not None else None,
         heavy_nodes=len(heavy),
         activation_bytes=plan.activation_bytes if plan is not None else None,

@@ -121,6 +121,7 @@ def test_agreement_and_metric_are_shares_of_samples() -> None:
     assert comparison.agreement == 0.5  # `second` always says class 1
     assert comparison.metric == "top1"
     assert (comparison.reference_metric, comparison.candidate_metric) == (0.75, 0.75)
+    assert (comparison.lost, comparison.gained, comparison.metric_change) == (1, 1, 0.0)
 
 
 def test_without_labels_there_is_agreement_and_no_metric() -> None:
@@ -128,6 +129,7 @@ def test_without_labels_there_is_agreement_and_no_metric() -> None:
 
     assert (comparison.agreement, comparison.metric) == (0.0, None)
     assert (comparison.reference_metric, comparison.candidate_metric) == (None, None)
+    assert (comparison.metric_change, comparison.metric_change_interval) == (None, None)
 
 
 @pytest.mark.parametrize(

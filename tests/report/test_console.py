@@ -30,7 +30,7 @@ def rendered(table: RenderableType) -> str:
     return out.getvalue()
 
 
-def row(name: str, **values: float | None) -> ModelRow:
+def row(name: str, **values: object) -> ModelRow:
     nothing = dict.fromkeys(("metric", "agreement", "sqnr_db", "int8_nodes", "activation_bytes"))
     return ModelRow(name=name, heavy_nodes=20, file_bytes=1_100_000, **(nothing | values))
 
@@ -45,14 +45,23 @@ def test_the_summary_shows_each_models_figures_in_its_column():
         rows=(
             row("FP32", metric=0.915),
             row("PTQ", metric=0.913, agreement=0.967, sqnr_db=24.84, int8_nodes=20),
-            row("QAT", metric=0.916, agreement=0.988, sqnr_db=30.4, activation_bytes=1_991_000),
+            row(
+                "QAT",
+                metric=0.916,
+                metric_change=0.001,
+                metric_change_interval=(-0.0044, 0.0064),
+                agreement=0.988,
+                sqnr_db=30.4,
+                activation_bytes=1_991_000,
+            ),
         ),
         times=(StageTime("prepare", 0.21), StageTime("finetune", 61.5)),
         notes=("a thing to know",),
     )
     text = rendered(console.summary_table(summary))
     assert [line.split() for line in text.splitlines() if "top1" in line] == [
-        ["top1", "91.5", "%", "91.3", "%", "91.6", "%"]
+        ["top1", "91.5", "%", "91.3", "%", "91.6", "%"],
+        ["top1", "against", "FP32", NOTHING, NOTHING, "+0.1", "points", "(−0.4", "to", "+0.6)"],
     ]
     for figure in ("24.8 dB", "30.4 dB", "20 / 20", "1.991 MB", "1.100 MB", "61.5 s", "thing"):
         assert figure in text

@@ -14,6 +14,7 @@ from onnxqat.report.numbers import (
     percent,
     points,
     range_of,
+    range_of_change,
     share,
 )
 
@@ -38,6 +39,7 @@ class BudgetLine:
     text: str
 
 
+REFERENCE = "FP32"
 RESULT = "QAT"
 """The model that a run is for; a control may come after it."""
 
@@ -46,20 +48,33 @@ def tiles(summary: Summary) -> tuple[Tile, ...]:
     """The figures of the result against the other models; those that were not measured left out."""
     row = next((row for row in summary.rows if row.name == RESULT), summary.rows[-1])
     others = [other for other in summary.rows if other is not row]
+    metric = summary.metric or "metric"
     found = (
         replace(
-            _tile(summary.metric or "metric", row, others, lambda model: percent(model.metric)),
-            interval=range_of(row.metric_interval),
+            _tile(metric, row, others, lambda model: percent(model.metric)),
+            interval=_percent(range_of(row.metric_interval)),
+        ),
+        replace(
+            _tile(f"{metric} against FP32", row, others, _change),
+            interval=range_of_change(row.metric_change_interval),
         ),
         replace(
             _tile("agreement with FP32", row, others, lambda model: percent(model.agreement)),
-            interval=range_of(row.agreement_interval),
+            interval=_percent(range_of(row.agreement_interval)),
         ),
         _tile("SQNR, worst output", row, others, lambda model: decibel(model.sqnr_db)),
         _tile("matrix products in INT8 or FP8", row, others, _int8_share),
         _tile("activations moved", row, others, lambda model: megabytes(model.activation_bytes)),
     )
     return tuple(tile for tile in found if tile.value != NOTHING)
+
+
+def _percent(text: str) -> str:
+    return f"{text} %" if text else ""
+
+
+def _change(row: ModelRow) -> str:
+    return NOTHING if row.metric_change is None else points(row.metric_change)
 
 
 def _tile(
@@ -75,7 +90,8 @@ class GainLine:
 
     text: str
     may_be_chance: bool
-    """Whether the two intervals of the metric overlap."""
+    """Whether there may be none: for a change from FP32, which is counted sample by sample, whether
+    its interval holds 0; else whether the two intervals of the metric overlap."""
 
 
 def gain_lines(summary: Summary) -> tuple[GainLine, ...]:
@@ -87,9 +103,17 @@ def gain_lines(summary: Summary) -> tuple[GainLine, ...]:
 def _gain_line(gain: Gain, rows: Mapping[str, ModelRow], metric: str) -> GainLine:
     told = [] if gain.metric is None else [f"{metric} {points(gain.metric)}"]
     told += [] if gain.sqnr_db is None else [f"SQNR {gain.sqnr_db:+.1f} dB".replace("-", "−")]
-    both = [rows[name].metric_interval for name in (gain.start, gain.model) if name in rows]
     text = f"{gain.start} → {gain.model}: {', '.join(told) or 'not measured'}"
-    return GainLine(text, may_be_chance=gain.metric is not None and _overlap(both))
+    return GainLine(text, may_be_chance=gain.metric is not None and _may_be_none(gain, rows))
+
+
+def _may_be_none(gain: Gain, rows: Mapping[str, ModelRow]) -> bool:
+    counted = rows[gain.model].metric_change_interval if gain.model in rows else None
+    if gain.start == REFERENCE and counted is not None:
+        return counted[0] <= 0 <= counted[1]
+    return _overlap(
+        [rows[name].metric_interval for name in (gain.start, gain.model) if name in rows]
+    )
 
 
 def _overlap(intervals: Sequence[Interval | None]) -> bool:

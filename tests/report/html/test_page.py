@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from onnxqat.core.summary import Gain
 from onnxqat.report.html import Report, figures, render
 from tests.support.reports import HOSTILE, bare_report, full_report, hostile_report, large_report
 
@@ -81,9 +82,32 @@ def test_a_share_says_how_sure_it_is(full):
     assert "89.8–93.3 %, 95 % sure" in full
 
 
+def test_a_change_says_how_sure_it_is_by_the_same_samples(full):
+    """9 of 1000 lost and 11 gained, by Agresti and Min's formula."""
+    tile = full[full.index("top1 against FP32") :]
+    assert "+0.2 points" in tile[:400]
+    assert "−0.7 to +1.1" in tile[:400]
+
+
+def test_a_change_from_fp32_whose_interval_holds_no_0_is_no_chance(full):
+    report = full_report()
+    assert report.summary is not None
+    rows = report.summary.rows
+    control = replace(rows[2], name="CONTROL")
+
+    def told(interval: tuple[float, float]) -> bool:
+        row = replace(control, metric_change_interval=interval)
+        gain = Gain("CONTROL", "FP32", 0.02, None)
+        summary = replace(report.summary, rows=(*rows, row), gains=(gain,))
+        return "may be chance" in render(replace(report, summary=summary))
+
+    assert told((-0.01, 0.05))
+    assert not told((0.01, 0.03))
+
+
 def test_a_gain_says_whether_it_may_be_chance(full):
     gains = re.findall(r"<li>((?:PTQ|FP32) → .*?)</li>", full)
-    overlap = '<span class="muted">(the intervals of the metric overlap)</span>'
+    overlap = '<span class="muted">(may be chance)</span>'
     assert gains == [
         f"PTQ → QAT: top1 +0.8 points, SQNR −1.5 dB {overlap}",
         "FP32 → CONTROL: not measured",
@@ -102,7 +126,8 @@ def test_without_samples_no_share_says_how_sure_it_is():
     report = full_report()
     assert report.summary is not None
     rows = tuple(
-        replace(row, metric_interval=None, agreement_interval=None) for row in report.summary.rows
+        replace(row, metric_interval=None, agreement_interval=None, metric_change_interval=None)
+        for row in report.summary.rows
     )
     page = render(replace(report, summary=replace(report.summary, rows=rows)))
     assert "<small>" not in page
