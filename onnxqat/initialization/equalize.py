@@ -1,10 +1,11 @@
-"""Equalization: channels of like importance in what is quantized with one scale.
+"""The stages of the FP32 model. Equalization: channels of like importance in what has one scale.
 
 An activation has one scale for all its channels, so a channel of small values keeps few codes where
 another is large. Dividing the channels by factors, which the layers behind multiply back, changes
 nothing that the network computes, and everything about its rounding errors: those of the activation
 shrink, and those of the weights behind grow, whose scales are one an output channel.
 
+- `align` is another matter, in a file of its own: whole numbers of the input's values.
 - `equalize`: from layer to layer (cross-layer equalization, Nagel et al. 2019, arXiv:1906.04721,
   section 4.1), through residual sums and Concats too, whose channels are divided alike all over.
 - `smooth`: from a normalization to the layers behind (SmoothQuant, Xiao et al. 2022,

@@ -40,8 +40,11 @@ class Judged:
     def is_gain_on(self, start: Judged) -> bool:
         """Whether the loss is lower than at the start by more than the standard error of the
         difference, sample by sample (Breiman et al. 1984: the one-standard-error rule). Where
-        there is but one part, that it is lower is enough.
+        there is but one part, or the parts are others, as after a resumption with another
+        micro-batch, that it is lower is enough.
         """
+        if not torch.equal(self.samples, start.samples):
+            return self.validation.loss < start.validation.loss
         samples = self.samples[self.samples > 0]
         gains = (start.losses - self.losses)[self.samples > 0]
         gain = gains.sum() / samples.sum()

@@ -15,8 +15,8 @@ from tests.support.students import Images, student_and_teacher
 HELD_OUT = Images(samples=40, seed=2)
 
 
-def judged(losses: list[list[float]], samples: list[list[float]]) -> Judged:
-    found = Validation(samples=0, loss=0.0, sqnr_db=0.0, agreement=None, top1=None)
+def judged(losses: list[list[float]], samples: list[list[float]], loss: float = 0.0) -> Judged:
+    found = Validation(samples=0, loss=loss, sqnr_db=0.0, agreement=None, top1=None)
     return Judged(found, *(torch.tensor(x, dtype=torch.float64) for x in (losses, samples)))
 
 
@@ -47,6 +47,12 @@ def test_of_one_part_the_lower_loss_is_the_gain() -> None:
     start = judged([[2.0, 0.0]], [[8, 0]])
     assert judged([[1.9, 0.0]], [[8, 0]]).is_gain_on(start)
     assert not judged([[2.0, 0.0]], [[8, 0]]).is_gain_on(start)
+
+
+def test_of_other_parts_the_lower_loss_is_the_gain() -> None:
+    start = judged([[1.0, 2.0]], [[1, 1]], loss=1.5)
+    assert judged([[2.9]], [[2]], loss=1.45).is_gain_on(start)
+    assert not judged([[3.1]], [[2]], loss=1.55).is_gain_on(start)
 
 
 def test_a_start_whose_loss_is_no_number_gives_way() -> None:
