@@ -22,7 +22,7 @@ Doubles = NDArray[np.float64]
 
 def why_not_mapped(node: gs.Node) -> str | None:
     """What keeps a Conv with constant weights from reading a map of its input; None: nothing."""
-    if node.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+    if _pads(node) is None:
         return f"its padding is only known when it runs (auto_pad {node.attrs['auto_pad']})"
     return None
 
@@ -31,7 +31,7 @@ def map_input(
     graph: gs.Graph, nodes: Sequence[gs.Node], factors: Doubles, shifts: Doubles, names: Names
 ) -> None:
     """Let Convs that read one tensor read `factors · x + shifts`, both of shape [C]; what they
-    compute stays. Those that pad alike read the same tensor.
+    compute stays. Those that pad alike read the same tensor. `why_not_mapped` keeps from none.
     """
     tensor = nodes[0].inputs[0]
     rank = nodes[0].inputs[1].values.ndim
@@ -39,7 +39,7 @@ def map_input(
     readers = {id(node) for node in nodes}
     mapped: dict[tuple[int, ...], gs.Tensor] = {}
     for node in nodes:
-        pads = _pads(node) if is_shifted else ()
+        pads = (_pads(node) or ()) if is_shifted else ()
         if pads not in mapped:
             where = min(i for i, other in enumerate(graph.nodes) if id(other) in readers)
             chain = _chain(tensor, rank, pads, (factors, shifts if is_shifted else None), names)
@@ -47,15 +47,34 @@ def map_input(
             mapped[pads] = chain[-1].outputs[0]
         node.inputs[0] = mapped[pads]
         if pads:
+            node.attrs.pop("auto_pad", None)
             node.attrs["pads"] = [0] * len(pads)
         _undo(node, factors, shifts, names)
 
 
-def _pads(node: gs.Node) -> tuple[int, ...]:
-    """Of a Conv, those at the beginning of each spatial axis, then those at its end; none: ()."""
+def _pads(node: gs.Node) -> tuple[int, ...] | None:
+    """Of a Conv, those at the beginning of each spatial axis, then those at its end; (): none; None
+    where they depend on a size that is not known.
+    """
+    automatic = node.attrs.get("auto_pad", "NOTSET")
     pads = tuple(int(pad) for pad in node.attrs.get("pads", ()))
-    is_padded = any(pads) and node.attrs.get("auto_pad", "NOTSET") == "NOTSET"
-    return pads if is_padded else ()
+    if automatic in ("NOTSET", "VALID"):
+        return pads if any(pads) and automatic == "NOTSET" else ()
+    kernel = node.inputs[1].shape[2:]
+    sizes = node.inputs[0].shape[2:] if node.inputs[0].shape is not None else [None] * len(kernel)
+    steps = node.attrs.get("strides", [1] * len(kernel))
+    if any(hole != 1 for hole in node.attrs.get("dilations", ())):
+        return None  # ONNX Runtime cannot run it either
+    ends: list[tuple[int, int]] = []
+    for size, width, step in zip(sizes, kernel, steps, strict=True):
+        if step != 1 and not isinstance(size, int):
+            return None
+        # As many places as ⌈size / step⌉; with a step of 1 that needs no size.
+        added = width - 1 if step == 1 else max((-(-size // step) - 1) * step + width - size, 0)
+        less, more = added // 2, added - added // 2
+        ends.append((less, more) if automatic == "SAME_UPPER" else (more, less))
+    pads = (*(begin for begin, _ in ends), *(end for _, end in ends))
+    return pads if any(pads) else ()
 
 
 def _chain(

@@ -105,7 +105,14 @@ def ops(graph: Graph) -> list[str]:
     return [node.op for node in graph.nodes]
 
 
-@pytest.mark.parametrize("body", [PADDED, UNEVEN, VALID, GROUPS, TWO])
+SAME = [
+    f'y = Conv <auto_pad = "{side}", strides = [{step}, 1]> (x, w, b)'
+    for side in ("SAME_UPPER", "SAME_LOWER")
+    for step in (1, 2, 3)
+]
+
+
+@pytest.mark.parametrize("body", [PADDED, UNEVEN, VALID, GROUPS, TWO, *SAME])
 def test_pixels_become_the_codes_and_the_network_computes_the_same(body: str) -> None:
     graph = network(body)
     made, (change,) = aligned(graph)
@@ -195,12 +202,12 @@ def test_what_an_exporter_puts_before_the_first_layer_is_seen_through(body, shap
         (PADDED, Pictures(changed=lambda x: np.random.default_rng(0).normal(size=x.shape)), "even"),
         (PADDED, Pictures(changed=np.sqrt), "even"),
         (PADDED, Pictures(highest=256), "even"),
-        ('y = Conv <auto_pad = "SAME_UPPER"> (x, w, b)', PICTURES, "SAME_UPPER"),
+        (SAME[1], PICTURES, "SAME_UPPER"),
     ],
     ids=["noise", "gamma", "257 values", "padding"],
 )
 def test_what_stays_is_told_why(body: str, data: Pictures, said: str) -> None:
-    graph = network(body)
+    graph = network(body, "n, 3, height, width")
     made, (change,) = aligned(graph, data)
     assert change.kind == "channels kept"
     assert said in change.detail
