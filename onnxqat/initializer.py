@@ -14,8 +14,7 @@ from onnxqat.data import Dataset
 from onnxqat.engine import compare
 from onnxqat.graph import Change, Graph, insert
 from onnxqat.initialization import equalize, initialize
-from onnxqat.initialization.context import ignore
-from onnxqat.initialization.equalize import KEPT
+from onnxqat.initialization.context import KEPT, ignore
 from onnxqat.placement import place
 from onnxqat.recipe import Recipe
 from onnxqat.run_folder import RunFolder

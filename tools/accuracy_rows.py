@@ -175,8 +175,9 @@ class Result:
     seconds: float
     notes: tuple[str, ...] = ()
     lost: int | None = None
-    """Samples that only FP32 has right, and that only this one has."""
+    """Samples that only FP32 has right."""
     gained: int | None = None
+    """Samples that only this one has right."""
     state: str = ""
     """Of the repository, where it was measured in one."""
 

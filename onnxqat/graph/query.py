@@ -34,6 +34,22 @@ def producer(tensor: gs.Tensor) -> gs.Node | None:
     return tensor.inputs[0] if tensor.inputs else None
 
 
+def comes_from_inputs(tensor: gs.Tensor, through: frozenset[str]) -> bool:
+    """Whether a tensor is made of graph inputs, and constants, by these operators alone."""
+    waiting, done, is_fed = [tensor], set(), False
+    while waiting:
+        at = waiting.pop()
+        node = producer(at)
+        if node is None:
+            is_fed = is_fed or not (isinstance(at, gs.Constant) or at.is_empty())
+        elif node.op not in through:
+            return False
+        elif id(node) not in done:
+            done.add(id(node))
+            waiting += node.inputs
+    return is_fed
+
+
 def consumers(tensor: gs.Tensor) -> tuple[tuple[gs.Node, int], ...]:
     """The nodes that read a tensor, each with the input's index; those in subgraphs included.
 

@@ -26,7 +26,8 @@ from onnxqat.graph import Change, Graph
 from onnxqat.graph.mapped_input import map_input, why_not_mapped
 from onnxqat.graph.names import Names
 from onnxqat.graph.passes.affine import has_constant_weights
-from onnxqat.graph.query import producer
+from onnxqat.graph.query import comes_from_inputs
+from onnxqat.initialization.context import KEPT
 
 Doubles = NDArray[np.float64]
 
@@ -63,7 +64,6 @@ def align(
     plan: QuantPlan,
     batches: Iterable[Batch],
     *,
-    kept: str,
     threads: int | None,
     on_change: Callable[[Change], None],
 ) -> None:
@@ -73,7 +73,6 @@ def align(
         graph: A prepared FP32 graph.
         plan: Where it will be quantized; only what will have 8-bit codes is looked at.
         batches: Samples, which should show the lowest and the highest value there is.
-        kept: The kind of a change that is none.
         threads: Of ONNX Runtime.
         on_change: Called for each tensor with what was done, or why nothing was.
     """
@@ -81,7 +80,7 @@ def align(
     for tensor, nodes in list(convs.items()):
         refused = [why for node in nodes if (why := why_not_mapped(node)) is not None]
         if refused:
-            on_change(Change(kept, nodes[0].name, refused[0]))
+            on_change(Change(KEPT, nodes[0].name, refused[0]))
             del convs[tensor]
     if not convs:
         return
@@ -92,7 +91,7 @@ def align(
         even = [step for step in steps if step is not None]
         if len(even) < len(steps):
             why = f"the values of '{tensor}' lie on no {CODES} even steps"
-            on_change(Change(kept, nodes[0].name, why))
+            on_change(Change(KEPT, nodes[0].name, why))
             continue
         factors, shifts = _map(even)
         map_input(graph, nodes, factors, shifts, names)
@@ -110,24 +109,9 @@ def _first_convs(graph: Graph, plan: QuantPlan) -> dict[str, list[gs.Node]]:
         tensor = node.inputs[0]
         edge = Edge(tensor.name, node.name, 0)
         is_planned = edge in plan.by_edge and plan.spec_of(edge).dtype is QuantDtype.INT8
-        if is_planned and _is_preprocessed(tensor):
+        if is_planned and comes_from_inputs(tensor, PREPROCESSING):
             found.setdefault(tensor.name, []).append(node)
     return found
-
-
-def _is_preprocessed(tensor: gs.Tensor) -> bool:
-    """Whether a tensor comes from the graph's inputs with nothing learned in between."""
-    waiting, done = [tensor], set()
-    while waiting:
-        at = waiting.pop()
-        node = producer(at)
-        if id(at) in done or node is None:
-            continue
-        done.add(id(at))
-        if node.op not in PREPROCESSING:
-            return False
-        waiting += node.inputs
-    return producer(tensor) is not None or not isinstance(tensor, gs.Constant)
 
 
 def _observed(

@@ -9,6 +9,9 @@ from onnxqat.bridge import OnnxModule
 from onnxqat.initialization.config import InitializationConfig
 from onnxqat.training.batches import TensorBatch
 
+KEPT = "channels kept"
+"""What a place of the FP32 model is told of whose channels stay as they are."""
+
 
 def ignore(_: object) -> None:
     """Tell nobody."""

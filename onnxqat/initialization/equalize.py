@@ -43,15 +43,13 @@ from onnxqat.graph.names import Names
 from onnxqat.graph.rescale import as_matrix, input_matrix, rescale
 from onnxqat.initialization.align import align
 from onnxqat.initialization.config import FLOAT_STAGES
-from onnxqat.initialization.context import ignore
+from onnxqat.initialization.context import KEPT, ignore
 from onnxqat.initialization.noise import SHARES, UNIFORM, Exposed, observe
 from onnxqat.training.setting import on_threads
 
 Doubles = NDArray[np.float64]
 
 _BY_FACTORS = frozenset({"equalize", "smooth"})
-KEPT = "channels kept"
-"""What a place is told of whose channels stay as they are."""
 ENOUGH_GAIN = 0.95
 """Channels are rescaled where that brings the error below this share of before."""
 SAMPLES_READ = 32
@@ -103,7 +101,7 @@ def equalize(
     result: Graph = graph.copy()
     if "align" in stages:
         batches = data.batches(SAMPLES_READ, samples=samples)
-        align(result, plan, batches, kept=KEPT, threads=threads, on_change=on_change)
+        align(result, plan, batches, threads=threads, on_change=on_change)
     found = []
     for group in groups(result) if _BY_FACTORS & set(stages) else ():
         if isinstance(group, Refusal):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from onnxqat.graph import Graph
+from onnxqat.graph.query import comes_from_inputs
 from onnxqat.training.parameters import Kind
 
 WEIGHTS = {
@@ -88,22 +89,10 @@ def weights_of(node: Any) -> tuple[str, ...]:
 def _trained_inputs(node: Any) -> Iterator[tuple[Kind, int]]:
     yield from ((Kind.WEIGHT, index) for index in WEIGHTS.get(node.op, ()))
     yield from ((Kind.BIAS, index) for index in BIASES.get(node.op, ()))
-    if node.op in PER_CHANNEL and not _is_preprocessing(node):
+    if node.op in PER_CHANNEL and not comes_from_inputs(node.outputs[0], PREPROCESSING):
         for index, tensor in enumerate(node.inputs):
             if _is_per_channel(tensor):
                 yield Kind.BIAS, index
-
-
-def _is_preprocessing(node: Any) -> bool:
-    """Whether a node computes with constants and a graph input alone, all the way up."""
-    while node.op in PREPROCESSING:
-        computed = [tensor for tensor in node.inputs if not hasattr(tensor, "values")]
-        if len(computed) != 1:
-            return False
-        if not computed[0].inputs:
-            return True
-        node = computed[0].inputs[0]
-    return False
 
 
 def _initializer(tensor: Any) -> str | None:
