@@ -22,11 +22,11 @@ from.
 Each row is kept in FOLDER as JSON, with the model beside it and a key of all settings that it
 comes from: a broken-off table goes on where it stood, and a row whose settings have changed is made
 anew. `--rows 'qat*'` makes one part, and what it starts from; `--list` tells what there is and the
-time it should take; `--print` makes nothing. Expect five to six hours for the whole table on one
-core; on two, three hours with two processes that part the models (`--models resnet20`, and
-`--models mobilenet kwt1`) and share the folder. Rows without training take seconds, those with it
-90 to 600 seconds, and a stage of initialization about a minute. Results differ in the last digits
-with the number of threads, which is therefore one of the settings.
+time it should take; `--print` makes nothing. Expect four to six hours for the whole table on one
+core; on two, two and a half hours with two processes that part the models (`--models resnet20
+kwt1`, and `--models mobilenet`) and share the folder. Rows without training take seconds, those
+with it 60 to 300 seconds, and a stage of initialization about a minute. Results differ in the last
+digits with the number of threads, which is therefore one of the settings.
 
 Exit code 1: a bar is missed (see accuracy_bars.py). One whose rows are not all there is left open.
 """
