@@ -50,6 +50,7 @@ PEERS = (
     _peer("resnet20", "int8", "ptq-percentile", "ONNX Runtime percentile", sqnr_db=26.7),
     _peer("resnet20", "int8", "init-sequential_mse", "AIMET sequential MSE", sqnr_db=24.8),
     _peer("resnet20", "int8", "init-adaround", "AIMET AdaRound", sqnr_db=24.8),
+    _peer("resnet20", "int8", "init", "AIMET sequential MSE, AdaRound", sqnr_db=24.8),
     _peer("resnet20", "w4a8", "ptq-max", "AIMET plain", sqnr_db=11.8),
     _peer("resnet20", "w4a8", "ptq-auto", "AIMET sequential MSE", sqnr_db=14.4),
     _peer("resnet20", "w4a8", "init-sequential_mse", "AIMET sequential MSE", sqnr_db=14.4),
